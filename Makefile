@@ -1,0 +1,44 @@
+# Everything runs in .venv, which the first target that needs it creates. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: run stop test test-slow check bench constraints clean
+
+run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try next; leaves it serving
+	@$(BIN)/python -m deployments.up
+	@$(BIN)/python -m deployments.demo
+
+stop: ## Stop what `make run` started, and only that
+	@test ! -x $(BIN)/python || $(BIN)/python -m deployments.down
+
+test: $(INSTALLED) ## The whole test suite
+	$(BIN)/pytest
+
+test-slow: $(INSTALLED) ## What takes longer than `make test` allows
+	$(BIN)/pytest -m slow
+
+check: $(INSTALLED) ## Format, lint, types, and the arrows between the rooms
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## What it costs, side by side with the hand-written equivalent
+	$(BIN)/python -m benchmarks
+
+constraints: $(INSTALLED) ## Resolve every dependency anew
+	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --extra demo --extra dev --extra bench \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --extra legacy \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-legacy.txt
+
+clean: stop ## Remove the environment; models and data stay
+	rm -rf .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[demo,dev,bench]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The same interface on Dask."""

@@ -1,0 +1,1 @@
+"""Ray Serve applications: HTTP and nothing else."""

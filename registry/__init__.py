@@ -1,0 +1,1 @@
+"""What is kept: the object store, the journal, models and durable tasks."""
