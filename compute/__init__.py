@@ -2,5 +2,6 @@
 
 from compute.config import Config, load_config
 from compute.states import TaskState
+from compute.uris import check_uri
 
-__all__ = ["Config", "TaskState", "load_config"]
+__all__ = ["Config", "TaskState", "check_uri", "load_config"]
