@@ -143,6 +143,12 @@ class TaskNotFound(ComputeError):
     code, status, title = "task-not-found", 404, "No such task"
 
 
+class TaskExpired(TaskNotFound):
+    """There may have been such a task, but finished work is remembered only so long."""
+
+    code, status, title = "task-expired", 410, "The task is no longer remembered"
+
+
 class TaskExists(ComputeError):
     """A task with this id was submitted before."""
 

@@ -1,0 +1,367 @@
+"""Durable tasks: what was accepted, where it stands, how it ended. Plain state built from events: no Ray, no I/O.
+
+Every change is decided by a method of `TaskTable` against the state as it is, and returned as an event; once the event
+is in the journal, `apply` makes it so. The same events in the same order give the same table in every process.
+
+Each open task is held by one runner. Others may take it over when that runner's lease has run out; each start is a
+new run, and only the newest run may commit an end: so a task may run more than once, and ends exactly once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from compute import TaskState
+from compute.errors import Conflict, Corrupt, InvalidField, Overloaded, TaskExpired, TaskNotFinished, TaskNotFound
+
+MAX_OPEN = 100_000
+"""Tasks that may be open at once; one more is refused."""
+
+MAX_RUNS = 20
+"""A task whose runner was lost this often takes its runners down, and is not run again."""
+
+_ID = re.compile(r"task-([0-9a-f]{12})-([0-9a-f]{20})")
+
+Event = dict[str, Any]
+
+
+class TaskRecord(BaseModel):
+    """One durable task. Times are seconds since 1970, UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task_id: str
+    kind: str
+    caller: str
+    state: TaskState = TaskState.PENDING
+    runs: int = 0
+    """How often a runner began it."""
+    attempts: int = 0
+    """How often it was tried: runs, and the retries within them."""
+    priority: int = 0
+    timeout: float | None = None
+    idempotency_key: str | None = None
+    payload: dict[str, Any]
+    """Where the question lies, with its digest: ``{"key", "size", "sha256"}``, or ``{"json", "sha256"}`` when small."""
+    runner: str
+    """Who holds it."""
+    submitted_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    result: dict[str, Any] | None = None
+    """Where the answer lies: ``{"key", "size", "sha256"}``."""
+    error: dict[str, Any] | None = None
+    """What went wrong, as an RFC 9457 problem."""
+
+
+def new_task_id(now: float | None = None) -> str:
+    """Make an id that sorts by time, and cannot be guessed.
+
+    Examples
+    --------
+    >>> new_task_id(1.7e9)[:17]
+    'task-018bcfe56800'
+    """
+    return f"task-{int((time.time() if now is None else now) * 1000):012x}-{secrets.token_hex(10)}"
+
+
+class TaskTable:
+    """All tasks that are open, or finished and still remembered.
+
+    Parameters
+    ----------
+    retention : float
+        Seconds that a finished task is remembered.
+    max_open : int
+        Tasks that may be open at once.
+
+    Examples
+    --------
+    >>> table = TaskTable(retention=60)
+    >>> task_id = new_task_id(0)
+    >>> payload = {"json": {}, "sha256": "ab"}
+    >>> table.apply(table.accept(task_id, kind="prediction", payload=payload, runner="r1", now=0.0))
+    >>> table.apply(table.start(task_id, runner="r1", now=1.0))
+    >>> table.get(task_id).state
+    <TaskState.RUNNING: 'RUNNING'>
+    """
+
+    def __init__(self, retention: float, max_open: int = MAX_OPEN) -> None:
+        self.retention = retention
+        self.max_open = max_open
+        self._records: dict[str, TaskRecord] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._open: dict[str, None] = {}
+        self._leases: dict[str, float] = {}
+
+    # Reading
+
+    def get(self, task_id: str, now: float | None = None) -> TaskRecord:
+        """Return the record.
+
+        Raises
+        ------
+        InvalidField
+            When this is no task id.
+        TaskNotFound
+            When there is no such task; `TaskExpired` when it can only have been forgotten.
+        """
+        if record := self._records.get(task_id):
+            return record
+        match = _ID.fullmatch(task_id) if isinstance(task_id, str) else None
+        if not match:
+            raise InvalidField(
+                f"{str(task_id)[:100]!r} is not a task id", hint="Ids look like task-018bcfe56800-<20 hex digits>."
+            )
+        if int(match[1], 16) / 1000 + self.retention <= (time.time() if now is None else now):
+            raise TaskExpired(
+                f"the task {task_id} is no longer remembered",
+                hint=f"Results are kept for {self.retention / 86400:g} days (monitoring.metrics_retention.days).",
+                context={"task_id": task_id, "expired": True},
+            )
+        raise TaskNotFound(f"no task {task_id}", hint="Submit it first.", context={"task_id": task_id})
+
+    def find(self, caller: str, idempotency_key: str) -> TaskRecord | None:
+        """Return the task that this caller submitted under this key, if it is remembered."""
+        task_id = self._keys.get((caller, idempotency_key))
+        return None if task_id is None else self._records[task_id]
+
+    def open_tasks(self) -> Iterator[TaskRecord]:
+        """Return what is not finished, oldest first."""
+        return (self._records[task_id] for task_id in list(self._open))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def open_count(self) -> int:
+        """Tasks that are not finished."""
+        return len(self._open)
+
+    # Deciding: each method returns the event that makes the change, or raises
+
+    def accept(
+        self,
+        task_id: str,
+        *,
+        kind: str,
+        payload: Mapping[str, Any],
+        runner: str,
+        caller: str = "",
+        idempotency_key: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+        now: float,
+    ) -> Event | TaskRecord:
+        """Take a task in; or return the task that it repeats.
+
+        Raises
+        ------
+        Conflict
+            When the caller used the key, or the id, for another payload.
+        Overloaded
+            When too many tasks are open.
+        """
+        if not _ID.fullmatch(task_id):
+            raise InvalidField(f"{task_id[:100]!r} is not a task id")
+        earlier = self._records.get(task_id)
+        if earlier is None and idempotency_key is not None:
+            earlier = self.find(caller, idempotency_key)
+        if earlier is not None:
+            if (earlier.payload["sha256"], earlier.kind) == (payload["sha256"], kind):
+                return earlier
+            raise Conflict(
+                f"the idempotency key {idempotency_key!r} was used for another question, the task {earlier.task_id}",
+                hint="Use a new key for a new question.",
+                context={"idempotency_key": idempotency_key, "task_id": earlier.task_id},
+            )
+        if len(self._open) >= self.max_open:
+            raise Overloaded(
+                f"{len(self._open):,} tasks are open, the limit",
+                hint="Try again when some have finished.",
+                context={"open": len(self._open), "limit": self.max_open, "retry_after": 5},
+            )
+        record = TaskRecord(
+            task_id=task_id,
+            kind=kind,
+            caller=caller,
+            idempotency_key=idempotency_key,
+            payload=dict(payload),
+            runner=runner,
+            priority=priority,
+            timeout=timeout,
+            submitted_at=now,
+        )
+        return {"event": "accepted", "task": record.model_dump(mode="json", exclude_defaults=True)}
+
+    def start(self, task_id: str, *, runner: str, now: float) -> Event:
+        """Begin a run of it; what an earlier run still brings is refused from here on.
+
+        Raises
+        ------
+        TaskNotFinished
+            When the task has ended, or another runner that is known to live holds it.
+        """
+        record = self._still_open(task_id, now)
+        if not self.adoptable(record, runner, now):
+            raise TaskNotFinished(
+                f"the task {task_id} is held by {record.runner}",
+                context={"task_id": task_id, "state": record.state.value},
+            )
+        return {"event": "started", "task_id": task_id, "runner": runner, "run": record.runs + 1, "at": now}
+
+    def finish(
+        self,
+        task_id: str,
+        state: TaskState,
+        *,
+        run: int,
+        retries: int = 0,
+        started_at: float | None = None,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        now: float,
+    ) -> Event:
+        """Commit how a run ended. The first commit of the newest run counts, and no other.
+
+        Raises
+        ------
+        TaskNotFinished
+            When the task has ended already, or a newer run has begun.
+        """
+        record = self._still_open(task_id, now)
+        if record.runs != run:
+            raise TaskNotFinished(
+                f"run {run} of the task {task_id} has been given up; run {record.runs} is the newest",
+                context={"task_id": task_id, "state": record.state.value},
+            )
+        return {
+            "event": "finished",
+            "task_id": task_id,
+            "state": TaskState(state).value,
+            "retries": retries,
+            "started_at": started_at or record.started_at,
+            "result": None if result is None else dict(result),
+            "error": None if error is None else dict(error),
+            "at": now,
+        }
+
+    def cancel(self, task_id: str, *, now: float) -> Event | TaskRecord:
+        """End it as cancelled; a task that is cancelled already is returned as it is.
+
+        Raises
+        ------
+        TaskNotFinished
+            When it ended otherwise.
+        """
+        record = self.get(task_id, now)
+        if record.state is TaskState.CANCELLED:
+            return record
+        self._still_open(task_id, now)
+        return {"event": "finished", "task_id": task_id, "state": TaskState.CANCELLED.value, "at": now}
+
+    def lease(self, runner: str, until: float) -> Event:
+        """Note that the runner lives at least until then; what it holds stays with it so long."""
+        return {"event": "leased", "runner": runner, "until": until}
+
+    def expired(self, now: float) -> list[TaskRecord]:
+        """Return the finished tasks that need no longer be remembered."""
+        before = now - self.retention
+        # Records lie in the order of acceptance, not of finishing: all are looked at, once in a while.
+        return [item for item in self._records.values() if (item.finished_at or math.inf) <= before]
+
+    def forget(self, now: float) -> Event:
+        """Drop what `expired` lists."""
+        return {"event": "forgotten", "before": now - self.retention}
+
+    def adoptable(self, record: TaskRecord, runner: str, now: float) -> bool:
+        """Whether this runner may begin it: it holds it, or who holds it is not known to live."""
+        return record.runner == runner or self._leases.get(record.runner, 0.0) <= now
+
+    def _still_open(self, task_id: str, now: float) -> TaskRecord:
+        record = self.get(task_id, now)
+        if record.state.finished:
+            raise TaskNotFinished(
+                f"the task {task_id} has ended: {record.state.value}",
+                hint="Only a task that is open can be changed.",
+                context={"task_id": task_id, "state": record.state.value},
+            )
+        return record
+
+    # Applying
+
+    def apply(self, event: Event) -> None:
+        """Make the change that an event of the journal says."""
+        kind = event["event"]
+        if kind == "accepted":
+            self._add(TaskRecord.model_validate(event["task"]))
+        elif kind == "started":
+            self._change(
+                event["task_id"],
+                state=TaskState.RUNNING,
+                runner=event["runner"],
+                runs=event["run"],
+                attempts=self._records[event["task_id"]].attempts + 1,
+                started_at=event["at"],
+            )
+        elif kind == "finished":
+            self._finish(event)
+        elif kind == "leased":
+            self._leases[event["runner"]] = event["until"]
+        elif kind == "forgotten":
+            self._forget(event["before"])
+        else:
+            raise Corrupt(f"the journal of tasks holds an event of the unknown kind {kind!r}")
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all there is to know, as plain JSON values."""
+        return {
+            "tasks": [record.model_dump(mode="json", exclude_defaults=True) for record in self._records.values()],
+            "leases": dict(self._leases),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `snapshot` returned."""
+        self._records, self._keys, self._open, self._leases = {}, {}, {}, dict(state["leases"])
+        for item in state["tasks"]:
+            self._add(TaskRecord.model_validate(item))
+
+    def _add(self, record: TaskRecord) -> None:
+        self._records[record.task_id] = record
+        if not record.state.finished:
+            self._open[record.task_id] = None
+        if record.idempotency_key is not None:
+            self._keys[record.caller, record.idempotency_key] = record.task_id
+
+    def _change(self, task_id: str, **changes: Any) -> None:
+        self._records[task_id] = self._records[task_id].model_copy(update=changes)
+
+    def _finish(self, event: Event) -> None:
+        record = self._records[event["task_id"]]
+        # The question itself is not needed any more: only its digest, to know a repetition of it.
+        payload = {name: value for name, value in record.payload.items() if name != "json"}
+        self._change(
+            record.task_id,
+            state=TaskState(event["state"]),
+            attempts=record.attempts + event.get("retries", 0),
+            started_at=event.get("started_at") or record.started_at,
+            finished_at=event["at"],
+            payload=payload,
+            result=event.get("result"),
+            error=event.get("error"),
+        )
+        del self._open[record.task_id]
+
+    def _forget(self, before: float) -> None:
+        for record in [item for item in self._records.values() if (item.finished_at or math.inf) <= before]:
+            del self._records[record.task_id]
+            if record.idempotency_key is not None:
+                del self._keys[record.caller, record.idempotency_key]
+        self._leases = {runner: until for runner, until in self._leases.items() if until > before}
