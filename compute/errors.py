@@ -308,6 +308,12 @@ class Forbidden(ComputeError):
     code, status, title = "forbidden", 403, "The role does not allow this"
 
 
+class Misdirected(ComputeError):
+    """The request names a host that this server does not answer for."""
+
+    code, status, title = "misdirected", 421, "Not this server"
+
+
 class PayloadTooLarge(ComputeError):
     """The body is larger than the limit."""
 
