@@ -6,11 +6,11 @@ INSTALLED := .venv/.installed
 .PHONY: run stop test test-slow check bench constraints clean
 
 run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try next; leaves it serving
-	@$(BIN)/python -m deployments.up
+	@$(BIN)/python -m deployments.local up
 	@$(BIN)/python -m deployments.demo
 
 stop: ## Stop what `make run` started, and only that
-	@test ! -x $(BIN)/python || $(BIN)/python -m deployments.down
+	@test ! -x $(BIN)/python || $(BIN)/python -m deployments.local down
 
 test: $(INSTALLED) ## The whole test suite
 	$(BIN)/pytest
