@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run stop test test-slow check bench constraints clean
+.PHONY: run stop test test-slow test-legacy check bench constraints clean
 
 run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try next; leaves it serving
 	@$(BIN)/python -m deployments.local up
@@ -18,6 +18,11 @@ test: $(INSTALLED) ## The whole test suite
 test-slow: $(INSTALLED) ## What takes longer than `make test` allows
 	$(BIN)/pytest -m slow
 
+test-legacy: $(INSTALLED) ## The extra `legacy`, which needs an older XGBoost, in an environment of its own: .venv-legacy
+	@test -x .venv-legacy/bin/python || $(PYTHON) -m venv .venv-legacy
+	@$(BIN)/uv pip install --quiet --python .venv-legacy/bin/python --constraint constraints-legacy.txt --editable '.[legacy]' pytest
+	.venv-legacy/bin/pytest --override-ini addopts= --override-ini filterwarnings= --noconftest tests/legacy
+
 check: $(INSTALLED) ## Format, lint, types, and the arrows between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -30,11 +35,11 @@ bench: $(INSTALLED) ## What it costs, side by side with the hand-written equival
 constraints: $(INSTALLED) ## Resolve every dependency anew
 	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --extra demo --extra dev --extra bench \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints.txt
-	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --extra legacy \
+	echo pytest | $(BIN)/uv pip compile pyproject.toml - --universal --upgrade --extra legacy \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-legacy.txt
 
 clean: stop ## Remove the environment; models and data stay
-	rm -rf .venv
+	rm -rf .venv .venv-legacy
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
