@@ -1,0 +1,104 @@
+"""A FastAPI application as each of ours is: behind the door, with problems for errors, health, OpenAPI and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse
+
+from deployments.access import COMMON, Policy, Rules
+from deployments.auth import AuthMiddleware
+from deployments.problems import handle_problems
+from deployments.rendering import JSONResponse
+from deployments.tokens import TokenStore
+from registry import open_store
+
+if TYPE_CHECKING:
+    from compute import Config
+
+_DOCS = Path(__file__).with_name("docs.html")
+
+
+class Application(FastAPI):
+    """A FastAPI application that every request enters through `AuthMiddleware`.
+
+    It answers ``GET /health``, ``GET /openapi.json`` and ``GET /docs`` to anybody.
+
+    Parameters
+    ----------
+    title, description : str
+        For the documentation.
+    rules : mapping
+        The role that each route needs (`deployments.access.Rules`); a route that is not in it needs an admin.
+    config : Config
+        Sections ``security`` and ``storage`` (where the tokens lie).
+    uploads : frozenset of str
+        Paths of routes that take bodies up to ``security.max_upload``.
+    echo_request_id : bool
+        False behind Serve's proxy, which sends the request id back itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        title: str,
+        description: str,
+        rules: Rules,
+        config: Config,
+        uploads: frozenset[str] = frozenset(),
+        echo_request_id: bool = False,
+    ) -> None:
+        super().__init__(
+            title=title,
+            description=description,
+            docs_url=None,  # FastAPI's page loads its scripts from the internet
+            redoc_url=None,
+            redirect_slashes=False,
+            default_response_class=JSONResponse,
+        )
+        self.rules: Rules = {**COMMON, **rules}
+        handle_problems(self)
+        self.add_middleware(
+            AuthMiddleware,
+            policy=Policy(self.router.routes, self.rules, uploads),
+            tokens=TokenStore(open_store(config.storage.uri, config)),
+            config=config,
+            echo_request_id=echo_request_id,
+        )
+        page = _DOCS.read_text(encoding="utf-8")
+
+        async def health() -> JSONResponse:
+            return JSONResponse({"status": "ok"})
+
+        async def docs() -> HTMLResponse:
+            return HTMLResponse(page, headers={"Content-Security-Policy": _CONTENT_SECURITY_POLICY})
+
+        self.add_api_route("/health", health, methods=["GET"], summary="Whether the application answers")
+        self.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, with what each route asks for."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            schema.setdefault("components", {})["securitySchemes"] = {
+                "token": {"type": "http", "scheme": "bearer", "description": "A token of `deployments.tokens`."}
+            }
+            problems = {"description": "Any refusal or failure (RFC 9457)", "content": {"application/problem+json": {}}}
+            for path, operations in schema["paths"].items():
+                for method, operation in operations.items():
+                    needed = self.rules.get((method.upper(), path), "admin")
+                    operation["security"] = [] if needed == "public" else [{"token": []}]
+                    operation["x-role"] = str(needed)
+                    operation["responses"].pop("422", None)  # FastAPI's own shape, which is not what is sent
+                    operation["responses"]["default"] = problems
+        assert self.openapi_schema is not None  # by FastAPI's method
+        return self.openapi_schema
+
+
+# The page is one file with its script inside: nothing else is loaded, and it may call nothing but us.
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)

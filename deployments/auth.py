@@ -1,0 +1,225 @@
+"""The door: one plain ASGI middleware in front of every application.
+
+In this order: Host and Origin (421, 403), the size that is announced (413), the token (401), its role (403), then the
+application with its body counted while it is read (413). Each answer is a problem; each request gets an id and one
+line in the log, with the token's name and never the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from compute.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthorized
+from deployments.access import PUBLIC, Access
+from deployments.freshness import Fresh
+from deployments.origins import check_host, check_origin, preflight_headers, response_headers
+from deployments.problems import problem
+from deployments.tokens import Role, Token, TokenStore
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from compute import Config
+    from deployments.access import Policy
+
+logger = logging.getLogger(__name__)
+
+REVOKED_WITHIN = 1.0
+"""Seconds after which a revoked token is refused everywhere, at the latest."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class AuthMiddleware:
+    """Lets a request in, or answers it.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What lies behind.
+    policy : Policy
+        What each route needs.
+    tokens : TokenStore
+        Who may come in.
+    config : Config
+        Its section ``security``.
+    echo_request_id : bool
+        Whether to send the request id back. Serve's proxy does so itself.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, policy: Policy, tokens: TokenStore, config: Config, echo_request_id: bool = True
+    ) -> None:
+        self._app = app
+        self._policy = policy
+        self._security = config.security
+        self._echo_request_id = echo_request_id
+        # Its own few threads: a flood of unknown tokens must not take those that the application works with.
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokens")
+        self._check = tokens.check
+        self._known: Fresh[str, Token] = Fresh(self._look_up, ttl=REVOKED_WITHIN)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "http":
+            await _Exchange(self, scope, receive, send).run()
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "websockets are not served"})
+        else:
+            await self._app(scope, receive, send)
+
+    async def authorize(self, authorization: list[str], needed: Access) -> Token | None:
+        """Return the token of a request that may pass; None when it needs none."""
+        if needed == PUBLIC:
+            return None
+        scheme, _, secret = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+        if scheme.lower() != "bearer" or not secret:
+            raise Unauthorized(
+                "the request has no token", hint="Send it in the header `Authorization: Bearer tw_...`, and only there."
+            )
+        token = await self._known.get(secret.strip())
+        if not token.role.covers(Role(needed)):
+            raise Forbidden(
+                f"the token {token.name!r} has the role {token.role}, this needs {needed}",
+                hint="Use a token with that role, or ask the operator for one.",
+                context={"role": token.role, "needed": needed},
+            )
+        return token
+
+    async def _look_up(self, secret: str) -> Token:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._check, secret)
+
+
+class _Exchange:
+    """One request and its response."""
+
+    def __init__(self, door: AuthMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self.door = door
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        self.head = scope["method"] == "HEAD"
+        # A copy: the server keeps the original to know, for one, that a HEAD has no body.
+        self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.request_id}}
+        if self.head:
+            self.scope["method"] = "GET"
+        if scope["path"] == scope.get("root_path", ""):
+            self.scope["path"] += "/"  # `/models` is `/models/`
+        self._receive = receive
+        self._send = send
+        self.origin: str | None = None
+        self.token: Token | None = None
+        self.limit = 0
+        self.received = 0
+        self.too_large = False
+        self.status = 0
+
+    async def run(self) -> None:
+        started = time.perf_counter()
+        try:
+            response = await self._enter()
+            if response is not None:
+                await response(self.scope, self._receive, self.send)
+            else:
+                await self.door._app(self.scope, self.receive, self.send)
+                if self.too_large and not self.status:
+                    await self._refuse(self._payload_too_large())
+        except ClientDisconnect:
+            self.status = self.status or 499
+        except Exception as error:
+            if self.status:
+                raise  # the answer is on its way and cannot be taken back; the server cuts the connection
+            await self._refuse(self._payload_too_large() if self.too_large else error)
+        finally:
+            self._log(time.perf_counter() - started)
+
+    async def _enter(self) -> Response | None:
+        """Give the answer to a request that goes no further."""
+        security = self.door._security
+        host = check_host([value for name, value in self.headers.raw if name == b"host"], security.allowed_hosts)
+        self.origin = check_origin(
+            [value for name, value in self.headers.raw if name == b"origin"], host, security.allowed_origins
+        )
+        if self.origin and self.scope["method"] == "OPTIONS" and "access-control-request-method" in self.headers:
+            return Response(status_code=204, headers=preflight_headers(self.origin))
+        needed, upload = self.door._policy.of(self.scope)
+        self.token = await self.door.authorize(self.headers.getlist("authorization"), needed)
+        self.scope["state"]["token"] = self.token
+        self.limit = security.max_upload if upload else security.max_body
+        announced = self.headers.get("content-length", "0")
+        if not announced.isdecimal():
+            raise BadRequest("the header Content-Length is not a number")
+        if len(announced) > 20 or int(announced) > self.limit:
+            raise self._payload_too_large()
+        return None
+
+    async def receive(self) -> Message:
+        """Count the body while it is read: a chunked one announces nothing."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.received += len(message.get("body", b""))
+            if self.received > self.limit:
+                self.too_large = True
+                raise self._payload_too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.too_large and not self.status:
+            return  # a framework that took the refusal for a malformed body; ours follows
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+            if self.door._echo_request_id:
+                headers["X-Request-ID"] = self.request_id
+            if self.origin:
+                for name, value in response_headers(self.origin).items():
+                    headers.setdefault(name, value)
+        elif message["type"] == "http.response.body" and self.head:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    async def _refuse(self, error: Exception) -> None:
+        self.too_large = False
+        response = problem(error, self.request_id)
+        if response.status_code == 401:
+            given = "authorization" in self.headers
+            response.headers["WWW-Authenticate"] = f'Bearer realm="tablework"{", error=invalid_token" * given}'
+        elif isinstance(error, Forbidden) and "needed" in error.context:
+            response.headers["WWW-Authenticate"] = (
+                f'Bearer realm="tablework", error="insufficient_scope", scope="{error.context["needed"]}"'
+            )
+        if response.status_code == 413:
+            response.headers["Connection"] = "close"  # the rest of the body is not worth reading
+        await response(self.scope, self._receive, self.send)
+
+    def _payload_too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"the body is larger than the {self.limit} bytes that are accepted here",
+            hint="Send it in parts; the operator sets security.max_body and security.max_upload.",
+            context={"limit": self.limit},
+        )
+
+    def _log(self, seconds: float) -> None:
+        facts: dict[str, Any] = {
+            "event": "request",
+            "method": "HEAD" if self.head else self.scope["method"],
+            "path": quote(self.scope["path"], safe="/:@"),
+            "status": self.status,
+            "ms": f"{seconds * 1000:.1f}",
+            "token": f"{self.token.name}/{self.token.id}" if self.token else "-",
+            "request_id": self.request_id,
+        }
+        logger.info(" ".join(f"{key}={value}" for key, value in facts.items()))

@@ -1,0 +1,24 @@
+"""What a replica writes to its log."""
+
+from __future__ import annotations
+
+import logging
+
+NAME = "deployments.stderr"
+
+
+def log_to_stderr() -> None:
+    """Have this process write our log, one line an event, to standard error; Ray keeps that in a file for each process.
+
+    For processes that are ours alone, such as replicas; calling it again changes nothing.
+    """
+    for room in ("compute", "registry", "jobs", "solver", "deployments", "dask_bridge"):
+        logger = logging.getLogger(room)
+        if any(handler.get_name() == NAME for handler in logger.handlers):
+            continue
+        handler = logging.StreamHandler()
+        handler.set_name(NAME)
+        handler.setFormatter(logging.Formatter("ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

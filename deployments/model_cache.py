@@ -1,0 +1,82 @@
+"""The models that a replica holds: loaded once on first use, kept by recency within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from registry import LoadedModel, ModelRecord
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+
+
+class ModelCache:
+    """Loaded models by model id and digest of the artifact.
+
+    Two requests for one model share one load, a slow load holds up nobody but those who wait for it, and a load goes
+    on when who asked for it has gone. A failed load is not remembered.
+
+    Parameters
+    ----------
+    load : callable
+        Loads the model of a model id; blocks; runs in one of `loaders` threads.
+    max_bytes : int
+        Sizes of the artifacts that are kept, together. The model used last stays even when it alone is larger.
+    max_models : int
+        How many are kept.
+    loaders : int
+        How many are loaded at once.
+    """
+
+    def __init__(
+        self, load: Callable[[str], LoadedModel], *, max_bytes: int, max_models: int, loaders: int = 2
+    ) -> None:
+        self._load = load
+        self._max_bytes = max_bytes
+        self._max_models = max_models
+        self._threads = ThreadPoolExecutor(max_workers=loaders, thread_name_prefix="load")
+        self._models: OrderedDict[Key, LoadedModel] = OrderedDict()
+        self._loads: dict[Key, asyncio.Task[LoadedModel]] = {}
+        self._bytes = 0
+
+    async def get(self, record: ModelRecord) -> LoadedModel:
+        """Return the model of the record, loading it when it is not there."""
+        key = (record.model_id, record.artifact.digest)
+        model = self._models.get(key)
+        if model is not None:
+            self._models.move_to_end(key)
+            return model
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = asyncio.get_running_loop().create_task(self._fetch(key))
+            load.add_done_callback(lambda done: self._settle(key, done))
+        return await asyncio.shield(load)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    async def _fetch(self, key: Key) -> LoadedModel:
+        started = time.perf_counter()
+        model = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, key[0])
+        logger.info("event=model_loaded model_id=%s seconds=%.3f", key[0], time.perf_counter() - started)
+        return model
+
+    def _settle(self, key: Key, done: asyncio.Task[LoadedModel]) -> None:
+        del self._loads[key]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._models[key] = done.result()
+        self._bytes += done.result().record.artifact.size
+        while len(self._models) > 1 and (self._bytes > self._max_bytes or len(self._models) > self._max_models):
+            (model_id, _), evicted = self._models.popitem(last=False)
+            self._bytes -= evicted.record.artifact.size
+            logger.info("event=model_evicted model_id=%s", model_id)

@@ -1,0 +1,65 @@
+"""The models application on Ray Serve: `deployments.models_app:build` in ``serve_config.yaml``.
+
+Other Ray programs, in any namespace of the cluster, call it without HTTP::
+
+    from ray import serve
+
+    models = serve.get_app_handle("models")
+    answer = models.predict.remote("delays@champion", [{"distance": 1416, "carrier": "UA"}]).result()
+    answer["predictions"]
+"""
+
+# No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from compute import load_config
+from compute.config import Bytes
+from deployments.application import Application
+from deployments.log import log_to_stderr
+from deployments.models_api import models_api
+from deployments.replicas import ReplicaArgs, serve_application
+from deployments.rows import Columns, Rows
+from deployments.scoring import Scorer
+from registry import get_model_registry
+
+if TYPE_CHECKING:
+    from ray.serve import Application as ServeApplication
+
+
+class ModelsAppArgs(ReplicaArgs):
+    """The ``args`` of the models application."""
+
+    cache_bytes: Bytes = Field(2 * 2**30, description="Artifacts whose models a replica holds, together.")
+    cache_models: int = Field(200, ge=1, description="Models that a replica holds.")
+
+
+class Models:
+    """One replica: answers HTTP through `models_api`, and handle calls through its own methods.
+
+    Parameters
+    ----------
+    args : ModelsAppArgs
+        As ``serve_config.yaml`` has them.
+    """
+
+    def __init__(self, args: ModelsAppArgs) -> None:
+        log_to_stderr()
+        self._config = load_config(args.config_path)
+        self._registry = get_model_registry(self._config)
+        self._scorer = Scorer(self._registry, max_bytes=args.cache_bytes, max_models=args.cache_models)
+
+    def __serve_build_asgi_app__(self) -> Application:
+        """Return the ASGI application; Serve calls this once, in the replica's loop."""
+        return models_api(self._registry, self._scorer, self._config)
+
+    async def predict(self, model_ref: str, rows: Rows | Columns, proba: bool = False) -> dict[str, Any]:
+        """Predict raw rows, for handle calls; as `Scorer.predict`."""
+        return await self._scorer.predict(model_ref, rows, proba=proba)
+
+
+def build(args: ModelsAppArgs) -> "ServeApplication":
+    """Return the application for Serve."""
+    return serve_application(Models, args, load_config(args.config_path).scaling)

@@ -1,0 +1,156 @@
+"""The one place that turns errors into responses: RFC 9457 problem details, with nothing of our insides in them.
+
+Ray is imported inside a function: only a process that already uses it can meet its errors, and the import is slow.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from compute.errors import (
+    BackendUnavailable,
+    BadRequest,
+    ComputeError,
+    InvalidField,
+    Overloaded,
+    PayloadTooLarge,
+    ResultTimeout,
+)
+from deployments.rendering import JSONResponse
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+logger = logging.getLogger(__name__)
+
+_TITLES = {404: ("not-found", "Nothing is here"), 405: ("method-not-allowed", "The method is not allowed here")}
+
+
+class ProblemResponse(JSONResponse):
+    """An error as ``application/problem+json``."""
+
+    media_type = "application/problem+json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the content as JSON; a fact that JSON cannot carry as its text."""
+        return to_json(content, inf_nan_mode="null", serialize_unknown=True)
+
+
+def problem(error: BaseException, request_id: str) -> ProblemResponse:
+    """Return the response for an error.
+
+    Parameters
+    ----------
+    error : BaseException
+        What a handler raised: one of ours, one that Ray brought from another process, or a framework's.
+    request_id : str
+        Repeated in the body and in the log, so that one leads to the other.
+
+    Returns
+    -------
+    ProblemResponse
+        For an error that is not made for users: status 500 and the request id, and the traceback in the log only.
+
+    Examples
+    --------
+    >>> from compute.errors import ModelNotFound
+    >>> response = problem(ModelNotFound("no model 'm-1'"), "r1")
+    >>> response.status_code, response.body[:60]
+    (404, b'{"type":"urn:problem:model-not-found","title":"No such model')
+    """
+    headers: dict[str, str] = {}
+    cause = unwrap(error)
+    if isinstance(cause, HTTPException):
+        body = _framework_problem(cause)
+        headers.update(cause.headers or {})
+    elif isinstance(cause, RequestValidationError):
+        body = _validation_problem(cause).problem()
+    else:
+        known = cause if isinstance(cause, ComputeError) else _translate(cause)
+        if known is None:
+            logger.error("request_id=%s event=unexpected_error", request_id, exc_info=error)
+            body = {
+                "type": "urn:problem:internal-error",
+                "title": "Internal error",
+                "status": 500,
+                "code": "internal-error",
+                "detail": f"The server failed. Its log has the reason under request id {request_id}.",
+            }
+        else:
+            if known.status >= 500:
+                logger.error("request_id=%s event=error code=%s", request_id, known.code, exc_info=error)
+            body = known.problem()
+    if body["status"] in (429, 503):
+        headers.setdefault("Retry-After", "1")
+    return ProblemResponse({**body, "request_id": request_id}, status_code=body["status"], headers=headers)
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Have the application answer its errors with problems."""
+
+    async def respond(request: Request, error: Exception) -> ProblemResponse:
+        return problem(error, request.scope.get("state", {}).get("request_id", "-"))
+
+    for kind in (ComputeError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, respond)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """Return the exception that was raised in the other process when Ray brought it, else the error itself.
+
+    Ray raises an instance of a class made on the spot that inherits from `RayTaskError` and from the class of the
+    cause, and whose own arguments are Ray's; the cause lies beneath, more than once when the call went through several
+    processes.
+    """
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def _translate(error: BaseException) -> ComputeError | None:
+    """Give one of our errors for what Ray itself raises when something is away, late or full."""
+    from ray.exceptions import GetTimeoutError, RayActorError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+    match error:
+        case BackPressureError():
+            return Overloaded("too many requests are waiting", hint="Try again in a moment.")
+        case RayActorError() | DeploymentUnavailableError():
+            return BackendUnavailable("a part of the service is restarting", hint="Try again in a moment.")
+        case GetTimeoutError():
+            return ResultTimeout("a part of the service did not answer in time", hint="Try again in a moment.")
+        case _:
+            return None
+
+
+def _validation_problem(error: RequestValidationError) -> ComputeError:
+    """Say where and what, without the values: they may be large, secret, or not JSON."""
+    faults = [{"where": list(item["loc"]), "problem": item["msg"]} for item in error.errors()]
+    if any(item["type"] == "json_invalid" for item in error.errors()):
+        return BadRequest("the body is not JSON", hint="Send a JSON body.", context={"faults": faults})
+    text = "; ".join(f"{'.'.join(str(part) for part in fault['where'])}: {fault['problem']}" for fault in faults)
+    return InvalidField(text, context={"faults": faults})
+
+
+def _framework_problem(error: HTTPException) -> dict[str, Any]:
+    if error.status_code == 413:
+        return PayloadTooLarge(str(error.detail)).problem()
+    if error.status_code == 400:
+        return BadRequest(str(error.detail)).problem()
+    code, title = _TITLES.get(error.status_code, (f"http-{error.status_code}", str(error.detail)))
+    detail = f"{title}. The documentation lies at /docs of this application."
+    return {
+        "type": f"urn:problem:{code}",
+        "title": title,
+        "status": error.status_code,
+        "code": code,
+        "detail": detail if error.status_code in _TITLES else str(error.detail),
+    }

@@ -1,0 +1,99 @@
+"""Predictions of any model in the registry, from the models this replica holds; knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from deployments.freshness import Fresh
+from deployments.model_cache import ModelCache
+from deployments.rows import Columns, Rows, count, frame_of, matrix_of
+
+if TYPE_CHECKING:
+    from registry import LoadedModel, ModelRecord, ModelRegistry
+
+INLINE_ROWS = 64
+"""Batches up to this size are scored where they are: going to a thread and back costs as much as scoring them."""
+
+
+class Scorer:
+    """Scores rows with a model that is named by id, name, alias or version.
+
+    Parameters
+    ----------
+    registry : ModelRegistry
+        Whom to ask for records and artifacts.
+    max_bytes, max_models : int
+        How much may be held (`ModelCache`).
+    ttl : float
+        Seconds after which a change of an alias, or the end of a model, is noticed at the latest.
+    grace : float
+        Seconds for which known models are still answered for while the registry does not answer.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        *,
+        max_bytes: int = 2 * 2**30,
+        max_models: int = 200,
+        ttl: float = 1.0,
+        grace: float = 60.0,
+    ) -> None:
+        self._registry = registry
+        self._lookups = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
+        self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="score")
+        self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
+        self.models = ModelCache(registry.load_model, max_bytes=max_bytes, max_models=max_models)
+
+    async def predict(self, reference: str, rows: Rows | Columns, *, proba: bool = False) -> dict[str, Any]:
+        """Return predictions for raw rows.
+
+        Parameters
+        ----------
+        reference : str
+            A model id, ``name``, ``name@alias`` or ``name:version``.
+        rows : list of dict, or dict of list
+            Raw rows as the training data had them; no rows are no mistake and give no predictions.
+        proba : bool
+            For a classification: the probability of each class, in the order of ``classes``, instead of the class.
+
+        Returns
+        -------
+        dict
+            ``predictions``, ``model_id``, ``name``, ``version``, and ``classes`` with `proba`.
+        """
+        record = await self._records.get(reference)
+        model = await self.models.get(record)
+        if count(rows) <= INLINE_ROWS:
+            predictions = score(model, rows, proba=proba)
+        else:
+            loop = asyncio.get_running_loop()
+            predictions = await loop.run_in_executor(self._workers, lambda: score(model, rows, proba=proba))
+        answer = {
+            "predictions": predictions,
+            "model_id": record.model_id,
+            "name": record.name,
+            "version": record.version,
+        }
+        if proba and record.signature is not None:
+            answer["classes"] = record.signature.classes
+        return answer
+
+    def forget(self, reference: str) -> None:
+        """Ask the registry anew when this reference is next used."""
+        self._records.forget(reference)
+
+    async def _resolve(self, reference: str) -> ModelRecord:
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, self._registry.resolve, reference)
+
+
+def score(model: LoadedModel, rows: Rows | Columns, *, proba: bool) -> list[Any]:
+    """Return the model's predictions as plain values."""
+    if count(rows) == 0:
+        return []
+    signature = model.record.signature
+    table = matrix_of(rows) if signature is None else frame_of(rows, [column.name for column in signature.columns])
+    predictions: list[Any] = model.predict(table, proba=proba).tolist()
+    return predictions

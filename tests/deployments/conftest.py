@@ -1,0 +1,116 @@
+"""One Serve for the whole session, on the shared Ray cluster, with the applications of `serve_config.yaml`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from compute import Config, load_config
+from deployments.tokens import Role, TokenStore
+from registry import open_store
+
+SERVE_CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
+
+
+@pytest.fixture(scope="session")
+def served_config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration file that the served applications read: replicas do not see a test's environment."""
+    home = tmp_path_factory.mktemp("served")
+    (home / "data").mkdir()
+    file = home / "config.json"
+    values = {
+        "storage": {"uri": str(home / "state"), "data_uri": str(home / "data")},
+        "security": {"max_body": "1m", "max_upload": "8m", "allowed_origins": ["https://app.example"]},
+    }
+    file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.fixture(scope="session")
+def served_config(served_config_path: Path) -> Config:
+    """The configuration of the served applications."""
+    return load_config(served_config_path)
+
+
+@pytest.fixture(scope="session")
+def token_store(served_config: Config) -> TokenStore:
+    """The tokens that the served applications accept."""
+    return TokenStore(open_store(served_config.storage.uri, served_config))
+
+
+@pytest.fixture(scope="session")
+def tokens(token_store: TokenStore) -> dict[Role, str]:
+    """A token of each role."""
+    return {role: token_store.create(f"test-{role}", role, timedelta(hours=1)).secret for role in Role}
+
+
+@pytest.fixture(scope="session")
+def deploy(ray_cluster: str, served_config_path: Path) -> Iterator[Callable[[str], str]]:
+    """Deploys an application of `serve_config.yaml` by its name, once, and gives its address."""
+    from ray import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    applications = {entry["name"]: entry for entry in yaml.safe_load(SERVE_CONFIG.read_text())["applications"]}
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    up: dict[str, str] = {}
+
+    def run(name: str) -> str:
+        if name not in up:
+            entry = applications[name]
+            module, _, function = entry["import_path"].partition(":")
+            build = getattr(importlib.import_module(module), function)
+            args = build.__annotations__["args"].model_validate(
+                {**entry.get("args", {}), "config_path": str(served_config_path)}
+            )
+            serve.run(build(args), name=name, route_prefix=entry["route_prefix"])
+            up[name] = f"http://127.0.0.1:{port}{entry['route_prefix'].rstrip('/')}"
+        return up[name]
+
+    yield run
+    serve.shutdown()
+
+
+@pytest.fixture(scope="session")
+def models_url(deploy: Callable[[str], str]) -> str:
+    """Where the models application answers."""
+    return deploy("models")
+
+
+@pytest.fixture(scope="session")
+def solver_url(deploy: Callable[[str], str]) -> str:
+    """Where the solver application answers."""
+    return deploy("solver")
+
+
+@pytest.fixture(scope="session")
+def serve_url(deploy: Callable[[str], str]) -> str:
+    """Where Serve answers, with every application deployed."""
+    for name in ("index", "models", "solver"):
+        url = deploy(name)
+    return url.rpartition("/")[0]
+
+
+@pytest.fixture
+def client(tokens: dict[Role, str]) -> Iterator[Callable[..., httpx.Client]]:
+    """Makes HTTP clients: `client(url, role)`; without a role, one without a token."""
+    made: list[httpx.Client] = []
+
+    def make(url: str, role: Role | str | None = Role.ADMIN, **options: Any) -> httpx.Client:
+        headers = {} if role is None else {"Authorization": f"Bearer {tokens[Role(role)]}"}
+        made.append(httpx.Client(base_url=url, headers=headers, timeout=30, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
