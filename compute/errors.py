@@ -107,6 +107,23 @@ def _portable(cause: BaseException | None) -> BaseException | None:
     return cause
 
 
+def from_problem(problem: Mapping[str, Any]) -> ComputeError:
+    """Return the error that `ComputeError.problem` described; of the base class when its code is not known.
+
+    Examples
+    --------
+    >>> from_problem(ModelNotFound("no model 'm-1'").problem())
+    ModelNotFound("no model 'm-1'", '', {})
+    """
+    pending = [ComputeError]
+    while pending:
+        kind = pending.pop()
+        if kind.code == problem["code"]:
+            return kind(problem["detail"], "", problem.get("context"))
+        pending.extend(kind.__subclasses__())
+    return ComputeError(problem["detail"], "", problem.get("context"))
+
+
 # Configuration and backends
 
 

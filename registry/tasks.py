@@ -9,17 +9,19 @@ new run, and only the newest run may commit an end: so a task may run more than 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from compute import TaskState
 from compute.errors import Conflict, Corrupt, InvalidField, Overloaded, TaskExpired, TaskNotFinished, TaskNotFound
+from registry.overlay import Overlay
 
 MAX_OPEN = 100_000
 """Tasks that may be open at once; one more is refused."""
@@ -47,9 +49,12 @@ class TaskRecord(BaseModel):
     """How often it was tried: runs, and the retries within them."""
     priority: int = 0
     timeout: float | None = None
+    resources: dict[str, Any] | None = None
     idempotency_key: str | None = None
     payload: dict[str, Any]
-    """Where the question lies, with its digest: ``{"key", "size", "sha256"}``, or ``{"json", "sha256"}`` when small."""
+    """Where the question lies: ``{"key", "size", "sha256"}``, or ``{"json", "size", "sha256"}`` when it is small."""
+    fingerprint: str
+    """What tells a repetition of the question from another one."""
     runner: str
     """Who holds it."""
     submitted_at: float
@@ -81,25 +86,31 @@ class TaskTable:
         Seconds that a finished task is remembered.
     max_open : int
         Tasks that may be open at once.
+    on_finish : callable, optional
+        Called with each record that an applied event has ended; forks do not call it.
 
     Examples
     --------
     >>> table = TaskTable(retention=60)
     >>> task_id = new_task_id(0)
     >>> payload = {"json": {}, "sha256": "ab"}
-    >>> table.apply(table.accept(task_id, kind="prediction", payload=payload, runner="r1", now=0.0))
+    >>> event = table.accept(task_id, kind="prediction", payload=payload, fingerprint="ab", runner="r1", now=0.0)
+    >>> table.apply(event)
     >>> table.apply(table.start(task_id, runner="r1", now=1.0))
     >>> table.get(task_id).state
     <TaskState.RUNNING: 'RUNNING'>
     """
 
-    def __init__(self, retention: float, max_open: int = MAX_OPEN) -> None:
+    def __init__(
+        self, retention: float, max_open: int = MAX_OPEN, on_finish: Callable[[TaskRecord], None] | None = None
+    ) -> None:
         self.retention = retention
         self.max_open = max_open
-        self._records: dict[str, TaskRecord] = {}
-        self._keys: dict[tuple[str, str], str] = {}
-        self._open: dict[str, None] = {}
-        self._leases: dict[str, float] = {}
+        self._on_finish = on_finish
+        self._records: MutableMapping[str, TaskRecord] = {}
+        self._keys: MutableMapping[tuple[str, str], str] = {}
+        self._open: MutableMapping[str, None] = {}
+        self._leases: MutableMapping[str, float] = {}
 
     # Reading
 
@@ -137,6 +148,10 @@ class TaskTable:
         """Return what is not finished, oldest first."""
         return (self._records[task_id] for task_id in list(self._open))
 
+    def lease_of(self, runner: str) -> float:
+        """Return until when the runner is known to live; 0 when nothing is known of it."""
+        return self._leases.get(runner, 0.0)
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -153,11 +168,13 @@ class TaskTable:
         *,
         kind: str,
         payload: Mapping[str, Any],
+        fingerprint: str,
         runner: str,
         caller: str = "",
         idempotency_key: str | None = None,
         priority: int = 0,
         timeout: float | None = None,
+        resources: dict[str, Any] | None = None,
         now: float,
     ) -> Event | TaskRecord:
         """Take a task in; or return the task that it repeats.
@@ -165,7 +182,7 @@ class TaskTable:
         Raises
         ------
         Conflict
-            When the caller used the key, or the id, for another payload.
+            When the caller used the key for another question.
         Overloaded
             When too many tasks are open.
         """
@@ -175,7 +192,7 @@ class TaskTable:
         if earlier is None and idempotency_key is not None:
             earlier = self.find(caller, idempotency_key)
         if earlier is not None:
-            if (earlier.payload["sha256"], earlier.kind) == (payload["sha256"], kind):
+            if (earlier.fingerprint, earlier.kind) == (fingerprint, kind):
                 return earlier
             raise Conflict(
                 f"the idempotency key {idempotency_key!r} was used for another question, the task {earlier.task_id}",
@@ -194,9 +211,11 @@ class TaskTable:
             caller=caller,
             idempotency_key=idempotency_key,
             payload=dict(payload),
+            fingerprint=fingerprint,
             runner=runner,
             priority=priority,
             timeout=timeout,
+            resources=resources,
             submitted_at=now,
         )
         return {"event": "accepted", "task": record.model_dump(mode="json", exclude_defaults=True)}
@@ -268,7 +287,7 @@ class TaskTable:
         return {"event": "finished", "task_id": task_id, "state": TaskState.CANCELLED.value, "at": now}
 
     def lease(self, runner: str, until: float) -> Event:
-        """Note that the runner lives at least until then; what it holds stays with it so long."""
+        """Note that the runner lives at least until then, and keeps what it holds so long; 0: it lets go of it."""
         return {"event": "leased", "runner": runner, "until": until}
 
     def expired(self, now: float) -> list[TaskRecord]:
@@ -277,13 +296,13 @@ class TaskTable:
         # Records lie in the order of acceptance, not of finishing: all are looked at, once in a while.
         return [item for item in self._records.values() if (item.finished_at or math.inf) <= before]
 
-    def forget(self, now: float) -> Event:
-        """Drop what `expired` lists."""
-        return {"event": "forgotten", "before": now - self.retention}
+    def forget(self, records: Sequence[TaskRecord]) -> Event:
+        """Drop some of what `expired` lists."""
+        return {"event": "forgotten", "task_ids": [record.task_id for record in records]}
 
     def adoptable(self, record: TaskRecord, runner: str, now: float) -> bool:
         """Whether this runner may begin it: it holds it, or who holds it is not known to live."""
-        return record.runner == runner or self._leases.get(record.runner, 0.0) <= now
+        return record.runner == runner or self.lease_of(record.runner) <= now
 
     def _still_open(self, task_id: str, now: float) -> TaskRecord:
         record = self.get(task_id, now)
@@ -314,23 +333,34 @@ class TaskTable:
         elif kind == "finished":
             self._finish(event)
         elif kind == "leased":
-            self._leases[event["runner"]] = event["until"]
+            if event["until"]:
+                self._leases[event["runner"]] = event["until"]
+            else:
+                self._leases.pop(event["runner"], None)
         elif kind == "forgotten":
-            self._forget(event["before"])
+            self._forget(event["task_ids"])
         else:
             raise Corrupt(f"the journal of tasks holds an event of the unknown kind {kind!r}")
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return all there is to know, as plain JSON values."""
-        return {
-            "tasks": [record.model_dump(mode="json", exclude_defaults=True) for record in self._records.values()],
-            "leases": dict(self._leases),
-        }
+    def fork(self) -> TaskTable:
+        """Return a copy to try events on; this one must not change while it is in use."""
+        copy = TaskTable(self.retention, self.max_open)
+        copy._records = Overlay(self._records)
+        copy._keys = Overlay(self._keys)
+        copy._open = Overlay(self._open)
+        copy._leases = Overlay(self._leases)
+        return copy
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what `snapshot` returned."""
-        self._records, self._keys, self._open, self._leases = {}, {}, {}, dict(state["leases"])
-        for item in state["tasks"]:
+    def dump(self) -> Iterable[Any]:
+        """Return all there is to know, as JSON values: the leases, then a value for each task."""
+        leases, records = dict(self._leases), list(self._records.values())
+        return itertools.chain([leases], (record.model_dump(mode="json", exclude_defaults=True) for record in records))
+
+    def load(self, items: Iterable[Any]) -> None:
+        """Become what `dump` returned."""
+        leases, *tasks = items
+        self._leases = leases
+        for item in tasks:
             self._add(TaskRecord.model_validate(item))
 
     def _add(self, record: TaskRecord) -> None:
@@ -358,10 +388,12 @@ class TaskTable:
             error=event.get("error"),
         )
         del self._open[record.task_id]
+        if self._on_finish is not None:
+            self._on_finish(self._records[record.task_id])
 
-    def _forget(self, before: float) -> None:
-        for record in [item for item in self._records.values() if (item.finished_at or math.inf) <= before]:
-            del self._records[record.task_id]
+    def _forget(self, task_ids: Sequence[str]) -> None:
+        for task_id in task_ids:
+            record = self._records[task_id]
+            del self._records[task_id]
             if record.idempotency_key is not None:
                 del self._keys[record.caller, record.idempotency_key]
-        self._leases = {runner: until for runner, until in self._leases.items() if until > before}

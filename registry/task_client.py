@@ -1,0 +1,200 @@
+"""What other rooms use of the task registry: the actor's client, or the same registry in this process without Ray.
+
+Ray is imported inside the functions: without a cluster it is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
+
+from compute import Config, get_compute_manager, load_config
+from compute.errors import ComputeError
+from registry.store import open_store
+from registry.task_service import TaskService
+from registry.task_work import keep_payload, read_progress, read_result, remove_payload
+from registry.tasks import TaskRecord, new_task_id
+
+T = TypeVar("T")
+
+_services: dict[tuple[str, str], TaskService] = {}
+_services_lock = threading.Lock()
+
+
+class TaskRegistry:
+    """Durable tasks: submit one, ask where it stands, wait for it, cancel it, read its result.
+
+    With Ray, it speaks to the detached actor of this storage, which is started when it is not there. Without, the same
+    table and runner work in this process: what it leaves open goes on when the next process opens the same storage.
+    It can be pickled, and used from any thread.
+
+    Parameters
+    ----------
+    config : Config
+        Which storage, and what the tasks are given.
+    entry : str
+        ``"module:function"`` that answers a task: called with the payload and a `TaskContext`, in a worker.
+    """
+
+    def __init__(self, config: Config, entry: str) -> None:
+        self.config = config
+        self.entry = entry
+        self._store = open_store(config.storage.uri, config)
+        self._actor: Any = None
+        self._service: TaskService | None = None
+        if _on_ray(config):
+            from registry.task_actor import get_actor
+
+            self._actor = get_actor(config, entry)
+        else:
+            self._service = _service_here(config, entry)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TaskRegistry, (self.config, self.entry)
+
+    def submit(
+        self,
+        kind: str,
+        payload: Mapping[str, Any],
+        *,
+        fingerprint: str | None = None,
+        caller: str = "",
+        idempotency_key: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> TaskRecord:
+        """Take a task in; it is durable when this returns.
+
+        Parameters
+        ----------
+        kind : str
+            What sort of task it is.
+        payload : mapping
+            What the answering function gets; JSON values.
+        fingerprint : str, optional
+            What makes a repetition of the question; by default the digest of the payload.
+        caller : str
+            Who asks. Idempotency keys are the caller's own, and callers take turns.
+        idempotency_key : str, optional
+            A second submission under the same key gives the first one's task.
+        priority : int
+            Larger runs earlier among the caller's tasks.
+        timeout : float, optional
+            Seconds that one attempt may run; by default ``task_defaults.timeout``.
+        resources : mapping, optional
+            As `ComputeManager.submit_task` takes them.
+
+        Raises
+        ------
+        Conflict
+            When the key was used for another question.
+        Overloaded
+            When too many tasks are open.
+        """
+        task_id = new_task_id()
+        place = keep_payload(self._store, task_id, payload)
+        fields = {
+            "kind": kind,
+            "payload": place,
+            "fingerprint": fingerprint or place["sha256"],
+            "caller": caller,
+            "idempotency_key": idempotency_key,
+            "priority": priority,
+            "timeout": timeout,
+            "resources": None if resources is None else dict(resources),
+        }
+        try:
+            record = self._ask(
+                lambda actor: actor.accept.remote(task_id, fields), lambda s: s.accept(task_id, **fields)
+            )
+        except ComputeError:
+            remove_payload(self._store, place)
+            raise
+        if record.task_id != task_id:
+            remove_payload(self._store, place)
+        return record
+
+    def get(self, task_id: str) -> TaskRecord:
+        """Return where the task stands; raises TaskNotFound, TaskExpired or, for what is no id, InvalidField."""
+        return self._ask(lambda actor: actor.get.remote(task_id), lambda service: service.get(task_id))
+
+    def find(self, caller: str, idempotency_key: str) -> TaskRecord | None:
+        """Return the task that this caller submitted under this key, if it is remembered."""
+        return self._ask(
+            lambda actor: actor.find.remote(caller, idempotency_key), lambda s: s.find(caller, idempotency_key)
+        )
+
+    def cancel(self, task_id: str) -> TaskRecord:
+        """End the task as cancelled and stop its work; raises TaskNotFinished when it has ended otherwise."""
+        return self._ask(lambda actor: actor.cancel.remote(task_id), lambda service: service.cancel(task_id))
+
+    def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
+        """Return the record when the task has ended, or as it is after `timeout` seconds."""
+        return self._ask(lambda actor: actor.wait.remote(task_id, timeout), lambda s: _wait(s, task_id, timeout))
+
+    def result(self, record: TaskRecord) -> Any:
+        """Return the answer of a task that succeeded, straight from the store."""
+        return read_result(self._store, record)
+
+    def progress(self, task_id: str) -> dict[str, Any] | None:
+        """Return the newest report of a task that runs: ``{"fraction", "message", "at"}``."""
+        return read_progress(self._store, task_id)
+
+    def close(self) -> None:
+        """Without Ray: stop running tasks in this process; they go on when the storage is opened again."""
+        if self._service is not None:
+            with _services_lock:
+                _services.pop((self.config.storage.uri, self.entry), None)
+            self._service.close()
+
+    def _ask(self, remote: Callable[[Any], Any], local: Callable[[TaskService], T]) -> T:
+        if self._service is not None:
+            return local(self._service)
+        import ray
+
+        try:
+            answer: T = ray.get(remote(self._actor))
+            return answer
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ComputeError):
+                raise error.cause from None
+            raise
+
+
+def get_task_registry(entry: str, config: Config | None = None) -> TaskRegistry:
+    """Return the durable tasks of the configured storage, answered by the function that `entry` names.
+
+    Examples
+    --------
+    >>> tasks = get_task_registry("solver.execute:run")  # doctest: +SKIP
+    """
+    return TaskRegistry(config or load_config(), entry)
+
+
+def _wait(service: TaskService, task_id: str, timeout: float | None) -> TaskRecord:
+    try:
+        return service.finished(task_id).result(timeout)
+    except FutureTimeout:
+        return service.get(task_id)
+
+
+def _service_here(config: Config, entry: str) -> TaskService:
+    key = (config.storage.uri, entry)
+    with _services_lock:
+        if key not in _services:
+            name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+            _services[key] = TaskService(config, entry, name=name, manager=lambda: get_compute_manager(config=config))
+        return _services[key]
+
+
+def _on_ray(config: Config) -> bool:
+    """Whether the actor keeps the tasks: this process is connected to Ray, and no other backend is asked for."""
+    ray = sys.modules.get("ray")
+    return config.compute.backend in ("auto", "ray") and ray is not None and bool(ray.is_initialized())

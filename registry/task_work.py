@@ -1,0 +1,154 @@
+"""What happens to a task in its worker, and the objects it leaves: payload, progress, result.
+
+The bytes go between worker, store and reader; the table of tasks knows their keys only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from compute import Config
+from compute.errors import ConfigurationError, Corrupt, KeyNotFound, TaskExpired
+from registry.store import ObjectStore, open_store
+from registry.tasks import TaskRecord
+
+INLINE_BYTES = 4096
+"""Payloads up to this size lie in the journal; larger ones in an object of their own."""
+
+_PROGRESS_PAUSE = 0.5
+
+
+class TaskContext:
+    """What the function that answers a task may use.
+
+    Parameters
+    ----------
+    task_id : str
+        Empty when the work is no durable task.
+    config : Config
+        Of whoever accepted the task.
+    store : ObjectStore, optional
+        Where progress goes; none: nowhere.
+
+    Examples
+    --------
+    >>> from compute import load_config
+    >>> TaskContext("", load_config()).progress(0.5, "half")
+    """
+
+    def __init__(self, task_id: str, config: Config, store: ObjectStore | None = None) -> None:
+        self.task_id = task_id
+        self.config = config
+        self._store = store
+        self._reported = 0.0
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the work is; more often than twice a second is not kept."""
+        now = time.time()
+        if self._store is not None and now - self._reported >= _PROGRESS_PAUSE:
+            self._reported = now
+            body = {"fraction": round(float(fraction), 4), "message": message, "at": now}
+            self._store.put(_progress_key(self.task_id), json.dumps(body).encode())
+
+
+def execute(entry: str, record: TaskRecord, config: Config) -> dict[str, Any]:
+    """Answer a task: read its payload, call the function, keep the result. Runs in a worker.
+
+    Returns
+    -------
+    dict
+        Where the result lies: ``{"key", "size", "sha256"}``. It counts once the table has committed it.
+    """
+    store = open_store(config.storage.uri, config)
+    answer = _resolve(entry)(read_payload(store, record.payload), TaskContext(record.task_id, config, store))
+    data = _encoded(answer)
+    # A key of this run's own: two runs of one task never write over each other.
+    key = f"tasks/results/{record.task_id}/{record.runs}-{secrets.token_hex(4)}.json"
+    store.put(key, data)
+    return {"key": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def keep_payload(store: ObjectStore, task_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the form of the payload that goes into the record; a large one is written to the store first."""
+    data = _encoded(payload, sort_keys=True)
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) <= INLINE_BYTES:
+        return {"json": payload, "size": len(data), "sha256": digest}
+    key = f"tasks/payloads/{task_id}.json"
+    store.put(key, data)
+    return {"key": key, "size": len(data), "sha256": digest}
+
+
+def read_payload(store: ObjectStore, payload: Mapping[str, Any]) -> Any:
+    """Return what `keep_payload` kept."""
+    return payload["json"] if "json" in payload else _read(store, payload)
+
+
+def read_result(store: ObjectStore, record: TaskRecord) -> Any:
+    """Return the answer of a task that succeeded.
+
+    Raises
+    ------
+    TaskExpired
+        When it has just been removed.
+    """
+    assert record.result is not None, "only a task that succeeded has a result"
+    try:
+        return _read(store, record.result)
+    except KeyNotFound as error:
+        raise TaskExpired(
+            f"the result of {record.task_id} is no longer kept", "", {"task_id": record.task_id}
+        ) from error
+
+
+def read_progress(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
+    """Return the newest report of a task that runs, if there is one."""
+    try:
+        report: dict[str, Any] = json.loads(store.get(_progress_key(task_id)))
+    except KeyNotFound:
+        return None
+    return report
+
+
+def remove_payload(store: ObjectStore, payload: Mapping[str, Any]) -> None:
+    """Remove what `keep_payload` wrote."""
+    if "key" in payload:
+        store.delete(payload["key"])
+
+
+def remove_objects(store: ObjectStore, record: TaskRecord) -> None:
+    """Remove all that the task left in the store; what is gone already is no error."""
+    for key in [
+        _progress_key(record.task_id),
+        *(place["key"] for place in (record.payload, record.result) if place and "key" in place),
+    ]:
+        store.delete(key)
+
+
+def _read(store: ObjectStore, place: Mapping[str, Any]) -> Any:
+    data = store.get(place["key"])
+    if hashlib.sha256(data).hexdigest() != place["sha256"]:
+        raise Corrupt(f"the object {place['key']} is not what was written", context={"key": place["key"]})
+    return json.loads(data)
+
+
+def _encoded(value: Any, *, sort_keys: bool = False) -> bytes:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=sort_keys, separators=(",", ":")).encode()
+
+
+def _progress_key(task_id: str) -> str:
+    return f"tasks/progress/{task_id}.json"
+
+
+def _resolve(entry: str) -> Any:
+    module, _, name = entry.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{entry!r} names no function that answers tasks: {error}") from error

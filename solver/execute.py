@@ -1,0 +1,46 @@
+"""Runs accepted tasks: what the task registry calls in a worker, by the reference ``solver.execute:run``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry import TaskContext
+from solver import prediction
+from solver.queries import Parameters, Query, parse
+
+ENTRY = "solver.execute:run"
+
+ANSWERS = {"prediction": prediction.answer}
+
+
+def run(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
+    """Answer an accepted question.
+
+    Parameters
+    ----------
+    payload : dict
+        ``{"query_data": ..., "parameters": ...}`` as `pack` made it.
+    context : TaskContext
+        The task's id, the configuration, and where to report progress.
+
+    Returns
+    -------
+    dict
+        The answer, in JSON's values.
+    """
+    query, parameters = parse(payload["query_data"], payload["parameters"])
+    return ANSWERS[query.type](query, parameters, context)
+
+
+def pack(query: Query, parameters: Parameters) -> dict[str, Any]:
+    """Give a question the form in which it is kept.
+
+    Examples
+    --------
+    >>> pack(*parse({"type": "prediction", "model": "m", "entities": [{"x": 1}]}))["query_data"]
+    {'type': 'prediction', 'entities': [{'x': 1}], 'model': 'm'}
+    """
+    return {
+        "query_data": query.model_dump(exclude_none=True),
+        "parameters": parameters.model_dump(exclude_defaults=True),
+    }

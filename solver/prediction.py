@@ -1,0 +1,325 @@
+"""Answers queries of the type `prediction`.
+
+What trains, loads and runs models is imported inside the functions, and pandas with it: a service that only passes
+tasks on starts without them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compute import Config
+from compute.errors import ColumnMissing, InvalidField, ModelNotFound
+from registry import LoadedModel, ModelRecord, Signature, TaskContext, encode, get_model_registry
+from solver.queries import DEFAULT_TARGET, PredictionParameters, PredictionQuery
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+QUICK_ROWS = 10_000
+"""So many entities, at most, are answered by a registered model in the caller's own process."""
+
+INLINE_ROWS = 100_000
+"""So many predictions, at most, are part of the answer; more go to a Parquet file."""
+
+_LOADED = 8
+_loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
+_lock = threading.Lock()
+
+Entities = Sequence[Mapping[str, Any]]
+
+
+def prepare(query: PredictionQuery, parameters: PredictionParameters, config: Config) -> PredictionQuery:
+    """Check what can be checked before any work, and pin the model: later runs use the version of now.
+
+    Raises
+    ------
+    ModelNotFound
+        When no such model is registered.
+    DataError
+        Naming the feature, and the row, of an entity that the model cannot take.
+    InvalidField
+        When query and parameters contradict each other or the model.
+
+    Examples
+    --------
+    >>> from compute import load_config
+    >>> from solver.queries import parse
+    >>> query, parameters = parse({"type": "prediction", "entities": [{"x": 1, "target": 2.0}, {"x": 3}]})
+    >>> prepare(query, parameters, load_config()) is query
+    True
+    """
+    if trains(query):
+        if query.training_data is None:
+            _split(query)
+        return query
+    record = find_model(query, parameters, config)
+    if isinstance(query.entities, list):
+        signature = _signature(record)
+        encode(_frame(query.entities, signature), signature)
+    return query.model_copy(update={"model_id": record.model_id, "model": None})
+
+
+def trains(query: PredictionQuery) -> bool:
+    """Whether a model is to be trained first.
+
+    Examples
+    --------
+    >>> from solver.queries import parse
+    >>> trains(parse({"type": "prediction", "entities": [{"x": 1, "target": 2.0}, {"x": 3}]})[0])
+    True
+    """
+    if query.model_id is not None or query.model is not None:
+        return False
+    if query.training_data is not None or query.target is not None:
+        return True
+    return isinstance(query.entities, list) and any(row.get(DEFAULT_TARGET) is not None for row in query.entities)
+
+
+def quick(query: PredictionQuery, parameters: PredictionParameters) -> bool:
+    """Whether the answer is a matter of milliseconds, and not worth a task of its own.
+
+    Examples
+    --------
+    >>> from solver.queries import parse
+    >>> quick(*parse({"type": "prediction", "model": "m", "entities": [{"x": 1}]}))
+    True
+    """
+    return (
+        isinstance(query.entities, list)
+        and len(query.entities) <= QUICK_ROWS
+        and parameters.output is None
+        and not trains(query)
+    )
+
+
+def find_model(query: PredictionQuery, parameters: PredictionParameters, config: Config) -> ModelRecord:
+    """Return the record of the model that a query without training is for."""
+    registry = get_model_registry(config)
+    reference = query.model_id or query.model
+    if reference is None:
+        return _newest(parameters.model_type, config)
+    record = registry.get_model(reference) if query.model_id else registry.resolve(reference)
+    title = f"the model {record.name}:{record.version}"
+    if parameters.model_type not in (None, record.model_type):
+        raise InvalidField(
+            f"parameters.model_type is {parameters.model_type!r}, but {title} is of the type {record.model_type!r}",
+            hint="Leave it out when the model is named.",
+            context={"field": "parameters.model_type"},
+        )
+    if parameters.probabilities and record.signature is not None and record.signature.task == "regression":
+        raise InvalidField(
+            f"parameters.probabilities is set, but {title} is a regression",
+            hint="Only a classification has probabilities.",
+            context={"field": "parameters.probabilities"},
+        )
+    return record
+
+
+def answer(query: PredictionQuery, parameters: PredictionParameters, context: TaskContext) -> dict[str, Any]:
+    """Answer a query: train if that is asked for, predict, and say by what model, how, and in how many seconds.
+
+    Returns
+    -------
+    dict
+        ``predictions`` in the order of the entities (with `row_numbers`, when only some of them were predicted), or
+        ``output``, the URI of the file that holds them; ``model_id``, ``model``, ``version``, ``rows``, ``plan``,
+        ``seconds`` for each step; ``probabilities`` and ``classes`` when asked for; and ``training`` when a model
+        was trained.
+    """
+    started = time.perf_counter()
+    result: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    if trains(query):
+        context.progress(0.1, "training")
+        query, result["training"], rows = _train(query, parameters, context)
+        seconds["train"] = time.perf_counter() - started
+        if rows is not None:
+            result["row_numbers"] = rows
+        context.progress(0.8, "predicting")
+    record = find_model(query, parameters, context.config)
+    result |= {"model_id": record.model_id, "model": record.name, "version": record.version}
+    predicting = time.perf_counter()
+    if _inline(query, parameters):
+        result |= _predict_here(record, query, parameters, context.config)
+    else:
+        result |= _predict_to_file(record, query, parameters, context)
+    finished = time.perf_counter()
+    seconds |= {"predict": finished - predicting, "total": finished - started}
+    return {**result, "seconds": {step: round(value, 6) for step, value in seconds.items()}}
+
+
+def _inline(query: PredictionQuery, parameters: PredictionParameters) -> bool:
+    return isinstance(query.entities, list) and len(query.entities) <= INLINE_ROWS and parameters.output is None
+
+
+def _predict_here(
+    record: ModelRecord, query: PredictionQuery, parameters: PredictionParameters, config: Config
+) -> dict[str, Any]:
+    """Predict inline entities in this process; their number is small."""
+    assert isinstance(query.entities, list)  # said by _inline
+    loaded = _load(record, config)
+    frame = _frame(query.entities, _signature(record))
+    result: dict[str, Any] = {
+        "predictions": _plain(loaded.predict(frame)),
+        "rows": len(frame),
+        "plan": {"mode": "single", "reason": f"{len(frame):,} entities came with the question"},
+    }
+    if parameters.probabilities:
+        result["classes"] = list(_signature(record).classes or ())
+        result["probabilities"] = _plain(loaded.predict(frame, proba=True))
+    return result
+
+
+def _predict_to_file(
+    record: ModelRecord, query: PredictionQuery, parameters: PredictionParameters, context: TaskContext
+) -> dict[str, Any]:
+    """Predict a table, or more entities than an answer holds, into a Parquet file."""
+    from jobs import predict_batch
+
+    data: Any = query.entities
+    if isinstance(data, list):
+        data = _frame(data, _signature(record))
+    # One name for all runs of a task: a later run replaces what an earlier one left.
+    default = f"{context.config.storage.data_uri.rstrip('/')}/predictions/{context.task_id}.parquet"
+    output = parameters.output or default
+    summary = predict_batch(
+        record.model_id,
+        data,
+        distributed=parameters.distribute_data,
+        output=output,
+        proba=parameters.probabilities,
+        config=context.config,
+    )
+    return {"output": output, "rows": summary["rows"], "plan": summary["plan"]}
+
+
+def _train(
+    query: PredictionQuery, parameters: PredictionParameters, context: TaskContext
+) -> tuple[PredictionQuery, dict[str, Any], list[int] | None]:
+    """Train a model; return the query for it, what training says, and which entities are left to predict."""
+    import pandas as pd
+
+    from jobs import train_model
+
+    data: Any = query.training_data
+    entities: Any = query.entities
+    rows: list[int] | None = None
+    if data is None:
+        data, entities, rows = _split(query)
+    trained = train_model(
+        pd.DataFrame(data) if isinstance(data, list) else data,
+        query.target or DEFAULT_TARGET,
+        features=parameters.features,
+        model_type=parameters.model_type or "xgboost",
+        model_params=parameters.model_params,
+        validation_fraction=parameters.validation_fraction,
+        distribute_data=parameters.distribute_data,
+        name=parameters.name,
+        metadata={"task_id": context.task_id} if context.task_id else None,
+        seed=parameters.seed,
+        config=context.config,
+    )
+    model = {"model_id": trained["model_id"], "model": None, "training_data": None, "target": None}
+    told = {key: trained[key] for key in ("model_type", "metrics", "plan", "rows", "features", "seconds")}
+    return query.model_copy(update={"entities": entities, **model}), told, rows
+
+
+def _split(query: PredictionQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
+    """Part entities into those that carry the target, and those to predict, with the positions of these."""
+    target = query.target or DEFAULT_TARGET
+    if isinstance(query.entities, str):
+        raise InvalidField(
+            "query_data.target is given, and entities is a URI: a table is either learnt from or predicted",
+            hint="Name the labelled table as training_data.",
+            context={"field": "query_data.training_data"},
+        )
+    labelled = [row for row in query.entities if row.get(target) is not None]
+    rows = [index for index, row in enumerate(query.entities) if row.get(target) is None]
+    if not labelled or not rows:
+        what = "none carries" if not labelled else "each carries"
+        todo = "to learn from" if not labelled else "to predict"
+        raise InvalidField(
+            f"of {len(query.entities)} entities {what} the target {target!r}: there is nothing {todo}",
+            hint="Those that carry it are learnt from, the others are predicted; or give training_data, or a model.",
+            context={"field": "query_data.entities", "target": target},
+        )
+    others = [{name: value for name, value in query.entities[index].items() if name != target} for index in rows]
+    return labelled, others, rows
+
+
+def _newest(model_type: str | None, config: Config) -> ModelRecord:
+    if model_type is None:
+        raise InvalidField(
+            "the query names no model, and gives nothing to train one from",
+            hint=f"Give model_id, model or training_data; or entities of which some carry a {DEFAULT_TARGET!r}.",
+            context={"field": "query_data.model"},
+        )
+    records = get_model_registry(config).list_models(model_type=model_type, status="active")
+    if not records:
+        raise ModelNotFound(
+            f"no active model of the type {model_type!r} is registered",
+            hint="Train one first; or give labelled entities, or training_data, with the query.",
+            context={"model_type": model_type},
+        )
+    return max(records, key=lambda record: record.created_at)
+
+
+def _signature(record: ModelRecord) -> Signature:
+    if record.signature is None:
+        raise InvalidField(
+            f"the model {record.name}:{record.version} does not know the names of its features",
+            hint="Register it with a signature or an example.",
+            context={"model_id": record.model_id},
+        )
+    return record.signature
+
+
+def _frame(entities: Entities, signature: Signature) -> pd.DataFrame:
+    """Return the features of the entities as a table: an unknown value is null, a key that is not there a mistake."""
+    import pandas as pd
+
+    columns = {}
+    for name in signature.feature_names:
+        try:
+            columns[name] = [entity[name] for entity in entities]
+        except KeyError:
+            row = next(index for index, entity in enumerate(entities) if name not in entity)
+            raise ColumnMissing(
+                f"row {row} has no feature {name!r}",
+                hint="Give every feature of the model; null where the value is not known.",
+                context={"feature": name, "row": row},
+            ) from None
+    return pd.DataFrame(columns)
+
+
+def _load(record: ModelRecord, config: Config) -> LoadedModel:
+    """Return the model, from those that were used last in this process if it is among them."""
+    key = (config.storage.uri, record.model_id)
+    with _lock:
+        if key in _loaded:
+            _loaded.move_to_end(key)
+            return _loaded[key]
+    loaded = get_model_registry(config).load_model(record.model_id)
+    with _lock:
+        _loaded[key] = loaded
+        while len(_loaded) > _LOADED:
+            _loaded.popitem(last=False)
+    return loaded
+
+
+def _plain(values: npt.NDArray[Any]) -> list[Any]:
+    """Return an array in JSON's values; what is no finite number becomes null."""
+    import numpy as np
+
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    return values.tolist()
