@@ -1,0 +1,130 @@
+"""The bytes of models on the object store: named by their content, written before any record names them, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from compute.errors import Corrupt, DataNotFound, KeyNotFound
+from registry.records import Artifact
+from registry.store import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+
+
+class ArtifactStore:
+    """Artifacts under ``blobs/sha256/<two digits>/<digest>``.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Where they lie.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from registry.store import FileStore
+    >>> artifacts = ArtifactStore(FileStore(tempfile.mkdtemp()))
+    >>> artifact = artifacts.write(b"model")
+    >>> artifacts.read(artifact)
+    b'model'
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def write(self, data: bytes) -> Artifact:
+        """Store bytes, unless the very same are there."""
+        artifact = Artifact(digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size=len(data))
+        if not self._intact(artifact):
+            self._store.put(self.key(artifact), data)
+        return artifact
+
+    def write_file(self, path: Path) -> Artifact:
+        """Store the content of a file, a chunk at a time.
+
+        Raises
+        ------
+        Corrupt
+            When the file changes while it is read.
+        """
+        try:
+            with path.open("rb") as file:
+                digest, size = hashlib.sha256(), 0
+                for chunk in _chunks(file):
+                    digest.update(chunk)
+                    size += len(chunk)
+                artifact = Artifact(digest=f"sha256:{digest.hexdigest()}", size=size)
+                if not self._intact(artifact):
+                    file.seek(0)
+                    # The stream raises when the bytes are others than before, and then nothing is stored.
+                    self._store.put(self.key(artifact), _verified(_chunks(file), artifact, str(path)))
+        except FileNotFoundError as error:
+            raise DataNotFound(f"there is no file {path}", context={"path": str(path)}) from error
+        return artifact
+
+    def read(self, artifact: Artifact) -> bytes:
+        """Return the bytes.
+
+        Raises
+        ------
+        Corrupt
+            When they are not what was written, or are gone.
+        """
+        return b"".join(self.stream(artifact))
+
+    def stream(self, artifact: Artifact) -> Iterator[bytes]:
+        """Give the bytes a chunk at a time; raises `Corrupt` at the end when they are not what was written."""
+        key = self.key(artifact)
+        try:
+            file = self._store.open(key)
+        except KeyNotFound as error:
+            raise Corrupt(
+                f"the artifact {key} is gone from {self._store.uri}",
+                hint="Restore it from a backup of the store, or register the model again.",
+                context={"key": key},
+            ) from error
+        with file:
+            yield from _verified(_chunks(file), artifact, f"{key} in {self._store.uri}")
+
+    def key(self, artifact: Artifact) -> str:
+        """Return the key of an artifact."""
+        digest = artifact.digest.removeprefix("sha256:")
+        return f"blobs/sha256/{digest[:2]}/{digest}"
+
+    def _intact(self, artifact: Artifact) -> bool:
+        """Whether the artifact is there as it should be; a damaged one is written anew."""
+        try:
+            if self._store.size(self.key(artifact)) != artifact.size:
+                return False
+            for _ in self.stream(artifact):
+                pass
+        except KeyNotFound:
+            return False
+        except Corrupt:
+            logger.exception("event=artifact_damaged digest=%s action=write_again", artifact.digest)
+            return False
+        return True
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _verified(chunks: Iterable[bytes], artifact: Artifact, place: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if f"sha256:{digest.hexdigest()}" != artifact.digest:
+        raise Corrupt(
+            f"{place} has other bytes than were written: sha256:{digest.hexdigest()} instead of {artifact.digest}",
+            hint="Restore it from a backup of the store, or register the model again.",
+            context={"digest": artifact.digest, "found": f"sha256:{digest.hexdigest()}"},
+        )
