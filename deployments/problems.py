@@ -1,7 +1,4 @@
-"""The one place that turns errors into responses: RFC 9457 problem details, with nothing of our insides in them.
-
-Ray is imported inside a function: only a process that already uses it can meet its errors, and the import is slow.
-"""
+"""The one place that turns errors into responses: RFC 9457 problem details, with nothing of our insides in them."""
 
 from __future__ import annotations
 
@@ -108,27 +105,29 @@ def unwrap(error: BaseException) -> BaseException:
     cause, and whose own arguments are Ray's; the cause lies beneath, more than once when the call went through several
     processes.
     """
-    from ray.exceptions import RayTaskError
-
-    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        error = error.cause
+    while "ray.exceptions.RayTaskError" in _names(error):
+        cause = getattr(error, "cause", None)
+        if not isinstance(cause, BaseException):
+            break
+        error = cause
     return error
 
 
 def _translate(error: BaseException) -> ComputeError | None:
     """Give one of our errors for what Ray itself raises when something is away, late or full."""
-    from ray.exceptions import GetTimeoutError, RayActorError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    names = _names(error)
+    if "ray.serve.exceptions.BackPressureError" in names:
+        return Overloaded("too many requests are waiting", hint="Try again in a moment.")
+    if names & {"ray.exceptions.RayActorError", "ray.serve.exceptions.DeploymentUnavailableError"}:
+        return BackendUnavailable("a part of the service is restarting", hint="Try again in a moment.")
+    if "ray.exceptions.GetTimeoutError" in names:
+        return ResultTimeout("a part of the service did not answer in time", hint="Try again in a moment.")
+    return None
 
-    match error:
-        case BackPressureError():
-            return Overloaded("too many requests are waiting", hint="Try again in a moment.")
-        case RayActorError() | DeploymentUnavailableError():
-            return BackendUnavailable("a part of the service is restarting", hint="Try again in a moment.")
-        case GetTimeoutError():
-            return ResultTimeout("a part of the service did not answer in time", hint="Try again in a moment.")
-        case _:
-            return None
+
+def _names(error: BaseException) -> set[str]:
+    """Return the names of the error's classes: Ray's are not imported only to find that the error is none of them."""
+    return {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
 
 
 def _validation_problem(error: RequestValidationError) -> ComputeError:
