@@ -21,7 +21,7 @@ from deployments.application import Application
 from deployments.log import log_to_stderr
 from deployments.models_api import models_api
 from deployments.replicas import ReplicaArgs, serve_application
-from deployments.rows import Columns, Rows
+from deployments.rows import Rows
 from deployments.scoring import Scorer
 from registry import get_model_registry
 
@@ -55,7 +55,7 @@ class Models:
         """Return the ASGI application; Serve calls this once, in the replica's loop."""
         return models_api(self._registry, self._scorer, self._config)
 
-    async def predict(self, model_ref: str, rows: Rows | Columns, proba: bool = False) -> dict[str, Any]:
+    async def predict(self, model_ref: str, rows: Rows, proba: bool = False) -> dict[str, Any]:
         """Predict raw rows, for handle calls; as `Scorer.predict`."""
         return await self._scorer.predict(model_ref, rows, proba=proba)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.freshness import Fresh
 from deployments.model_cache import ModelCache
-from deployments.rows import Columns, Rows, count, frame_of, matrix_of
+from deployments.rows import Rows, matrix_of
 
 if TYPE_CHECKING:
     from registry import LoadedModel, ModelRecord, ModelRegistry
@@ -47,14 +47,14 @@ class Scorer:
         self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
         self.models = ModelCache(registry.load_model, max_bytes=max_bytes, max_models=max_models)
 
-    async def predict(self, reference: str, rows: Rows | Columns, *, proba: bool = False) -> dict[str, Any]:
+    async def predict(self, reference: str, rows: Rows, *, proba: bool = False) -> dict[str, Any]:
         """Return predictions for raw rows.
 
         Parameters
         ----------
         reference : str
             A model id, ``name``, ``name@alias`` or ``name:version``.
-        rows : list of dict, or dict of list
+        rows : list of dict
             Raw rows as the training data had them; no rows are no mistake and give no predictions.
         proba : bool
             For a classification: the probability of each class, in the order of ``classes``, instead of the class.
@@ -66,7 +66,7 @@ class Scorer:
         """
         record = await self._records.get(reference)
         model = await self.models.get(record)
-        if count(rows) <= INLINE_ROWS:
+        if len(rows) <= INLINE_ROWS:
             predictions = score(model, rows, proba=proba)
         else:
             loop = asyncio.get_running_loop()
@@ -89,11 +89,10 @@ class Scorer:
         return await asyncio.get_running_loop().run_in_executor(self._lookups, self._registry.resolve, reference)
 
 
-def score(model: LoadedModel, rows: Rows | Columns, *, proba: bool) -> list[Any]:
+def score(model: LoadedModel, rows: Rows, *, proba: bool) -> list[Any]:
     """Return the model's predictions as plain values."""
-    if count(rows) == 0:
+    if not rows:
         return []
-    signature = model.record.signature
-    table = matrix_of(rows) if signature is None else frame_of(rows, [column.name for column in signature.columns])
+    table = matrix_of(rows) if model.record.signature is None else rows
     predictions: list[Any] = model.predict(table, proba=proba).tolist()
     return predictions

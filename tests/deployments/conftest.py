@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from pydantic import PydanticDeprecatedSince20
 
 from compute import Config, load_config
 from deployments.tokens import Role, TokenStore
@@ -54,10 +57,16 @@ def tokens(token_store: TokenStore) -> dict[Role, str]:
 
 
 @pytest.fixture(scope="session")
-def deploy(ray_cluster: str, served_config_path: Path) -> Iterator[Callable[[str], str]]:
-    """Deploys an application of `serve_config.yaml` by its name, once, and gives its address."""
-    from ray import serve
+def serve() -> ModuleType:
+    """The module ray.serve, which cannot be imported where warnings are errors: it still uses pydantic's old way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PydanticDeprecatedSince20)
+        return importlib.import_module("ray.serve")
 
+
+@pytest.fixture(scope="session")
+def deploy(serve: Any, ray_cluster: str, served_config_path: Path) -> Iterator[Callable[[str], str]]:
+    """Deploys an application of `serve_config.yaml` by its name, once, and gives its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
