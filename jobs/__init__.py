@@ -1,1 +1,32 @@
-"""Work on data: train, predict, evaluate."""
+"""Work on data: train, predict, evaluate.
+
+The names load on first use: importing the package costs nothing, and ``python -m jobs.train`` finds its module
+not imported yet, as `runpy` wants it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.evaluate import evaluate_model
+    from jobs.ml_tasks import MLTasks, get_ml_tasks
+    from jobs.predict import predict_batch
+    from jobs.train import train_model
+
+__all__ = ["MLTasks", "evaluate_model", "get_ml_tasks", "predict_batch", "train_model"]
+
+_HOMES = {
+    "MLTasks": "jobs.ml_tasks",
+    "evaluate_model": "jobs.evaluate",
+    "get_ml_tasks": "jobs.ml_tasks",
+    "predict_batch": "jobs.predict",
+    "train_model": "jobs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,163 @@
+"""What Ray Data does to each block of a training table: mark validation rows, say what is in it, encode, score.
+
+Plain functions from frame to arrays, so that they are tested without a cluster. pandas and numpy are imported inside
+functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.families import Problem, find_family
+from jobs.ray_dataset import plain_frame
+from jobs.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from registry import Signature
+
+HELD_OUT = "__held_out__"
+
+# With more distinct values than this in one block, a text column tells rows apart, and a target is no class.
+_MOST_DISTINCT = 20_000
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the training rows of some blocks hold: few values that stand for all, and sums.
+
+    ``features`` is a frame with the columns' types, the distinct texts, and the least and the largest numbers;
+    ``target`` has distinct values, and ``counts`` their numbers.
+    """
+
+    features: pd.DataFrame
+    target: pd.Series[Any]
+    counts: pd.Series[Any]
+    total: float
+    rows: int
+    training: int
+    nulls: int
+    digest: str
+
+    def baseline(self, target: Target) -> dict[str, Any]:
+        """Return the guess without a model: the mean of the training target, or the classes' shares."""
+        if target.classes is None:
+            return {"mean": self.total / self.training}
+        return {"prior": [float(self.counts.get(label, 0)) / self.training for label in target.classes]}
+
+
+def mark_block(block: pd.DataFrame, target: str, fraction: float, seed: int) -> pd.DataFrame:
+    """Add the column that says which rows are held back; the block's own content seeds the draw."""
+    import numpy as np
+
+    draw = np.random.default_rng([seed, zlib.crc32(pickle.dumps(block[target].tolist()))])
+    return block.assign(**{HELD_OUT: draw.random(len(block)) < fraction})
+
+
+def say_block(block: pd.DataFrame, features: Sequence[str], target: str) -> dict[str, list[bytes]]:
+    """Return what the block says, as one row."""
+    import pandas as pd
+
+    block = plain_frame(block)
+    there = block[target].notna()
+    part = block[there & ~block[HELD_OUT]]
+    values = part[target]
+    counts = values.value_counts()
+    amounts = pd.api.types.is_numeric_dtype(values.dtype)
+    said = Said(
+        features=_representatives(part[list(features)]),
+        target=pd.Series(values.unique()[:_MOST_DISTINCT], name=target, dtype=values.dtype),
+        counts=counts.iloc[:_MOST_DISTINCT],
+        total=float(values.astype("float64").sum()) if amounts else 0.0,
+        rows=int(there.sum()),
+        training=len(part),
+        nulls=int((~there).sum()),
+        digest=hashlib.sha256(
+            pd.util.hash_pandas_object(block[[*features, target]], index=False).to_numpy()
+        ).hexdigest(),
+    )
+    return {"said": [pickle.dumps(said)]}
+
+
+def _digest(block: pd.DataFrame) -> str:
+    import pandas as pd
+
+    return hashlib.sha256(pd.util.hash_pandas_object(block, index=False).to_numpy(dtype="uint64").tobytes()).hexdigest()
+
+
+def _representatives(part: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose signature is that of the part: each column's distinct texts, or its extremes and a null."""
+    import pandas as pd
+
+    columns = {}
+    for name in part.columns:
+        values = part[name]
+        if isinstance(values.dtype, pd.StringDtype) or values.dtype == object:
+            columns[name] = values.drop_duplicates()[:_MOST_DISTINCT].reset_index(drop=True)
+        else:
+            places = [int(values.argmin()), int(values.argmax())] if values.notna().any() else []
+            empty = values.isna().to_numpy()
+            places += [int(empty.argmax())] if empty.any() else []
+            columns[name] = values.take(places).reset_index(drop=True)
+    length = max((len(values) for values in columns.values()), default=0)
+    # The shorter columns repeat themselves: a gap would look like a null.
+    return pd.DataFrame(
+        {
+            name: values.iloc[[index % len(values) for index in range(length)]].reset_index(drop=True)
+            if len(values)
+            else values
+            for name, values in columns.items()
+        }
+    )
+
+
+def _repeated(values: pd.Series[Any], length: int) -> pd.Series[Any]:
+    return (
+        values.take([index % len(values) for index in range(length)]).reset_index(drop=True) if len(values) else values
+    )
+
+
+def together(said: Sequence[Said]) -> Said | None:
+    """Join what the blocks said; None when no block has a training row."""
+    import pandas as pd
+
+    nulls = sum(item.nulls for item in said)
+    some = [item for item in said if item.training]
+    if not some:
+        return None
+    counts = pd.concat([item.counts for item in some]).groupby(level=0).sum()
+    return Said(
+        features=pd.concat([item.features for item in some], ignore_index=True),
+        target=pd.concat([item.target for item in some], ignore_index=True).drop_duplicates(ignore_index=True),
+        counts=counts,
+        total=sum(item.total for item in some),
+        rows=sum(item.rows for item in said),
+        training=sum(item.training for item in some),
+        nulls=nulls,
+        digest="sha256:" + hashlib.sha256("".join(sorted(item.digest for item in said)).encode()).hexdigest(),
+    )
+
+
+def encode_block(block: pd.DataFrame, signature: Signature, target: Target, *, held_out: bool) -> dict[str, Any]:
+    """Return the rows that have a target, and are held out or not, as the matrix and the target to fit."""
+    from registry import encode
+
+    part = block[block[signature.target].notna() & (block[HELD_OUT] == held_out)]
+    return {"matrix": encode(part, signature), "target": target.encode(part[signature.target])}
+
+
+def score_block(
+    block: pd.DataFrame, model: Any, model_type: str, signature: Signature, problem: Problem
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the truth and the prediction of the rows held out."""
+    encoded = encode_block(block, signature, problem.target, held_out=True)
+    predicted = find_family(model_type).score(model, encoded["matrix"], problem)
+    return {"truth": encoded["target"], "predicted": predicted}

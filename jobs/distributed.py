@@ -1,0 +1,201 @@
+"""Train over a cluster: Ray Data reads and encodes, Ray Train fits; the model is kept as one from a single process is.
+
+The table is read once, into the object store. Each block draws its own validation rows and says what its training rows
+hold; from those sayings the driver makes the signature, and the blocks are encoded on their way to the workers.
+ray, xgboost and lightgbm are imported inside functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import pickle
+import tempfile
+from typing import TYPE_CHECKING, Any, cast
+
+from compute.errors import DataError, TaskFailed
+from jobs.blocks import encode_block, mark_block, say_block, score_block, together
+from jobs.fitting import Clock, Fitted, Request, problem_of, usable_features
+from jobs.metrics import measure
+from jobs.planner import Plan
+from jobs.ray_dataset import as_dataset
+from jobs.split import check_rows
+from jobs.targets import find_target, nulls_in_target
+
+if TYPE_CHECKING:
+    from jobs.families import Problem
+
+logger = logging.getLogger(__name__)
+
+# Blocks a worker: enough that reading goes on while others are encoded.
+_BLOCKS_A_WORKER = 4
+# Rows that a worker takes from its shard at a time.
+_PULL = 65_536
+
+
+def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
+    """Train with as many workers as planned."""
+    import numpy as np
+    import ray.data
+
+    from registry import capture_signature
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    columns = [*request.features, request.target]
+    raw = as_dataset(request.table, columns, plan.workers * _BLOCKS_A_WORKER)
+    mark = functools.partial(mark_block, target=request.target, fraction=request.fraction, seed=request.seed)
+    marked = raw.map_batches(mark, batch_format="pandas", batch_size=None).materialize()
+    say = functools.partial(say_block, features=request.features, target=request.target)
+    rows = marked.map_batches(say, batch_format="pandas", batch_size=None).take_all()
+    said = together([pickle.loads(row["said"]) for row in rows])  # noqa: S301  (our own, from our own workers)
+    if said is None:
+        raise DataError(f"{request.table.source} has no rows with a target", hint="Check the target column.")
+    if said.nulls and not request.drop_null_target:
+        raise nulls_in_target(request.target, said.nulls, said.rows + said.nulls, [])
+    check_rows(said.rows, request.table.source)
+    clock.lap("read")
+
+    target = find_target(said.target, request.task)
+    features, left_out = usable_features(said.features, request, said.training)
+    signature = capture_signature(
+        said.features[list(features)], target=request.target, target_values=said.target, task=target.task
+    )
+    problem = problem_of(signature, target, request, plan.threads)
+    encode = functools.partial(encode_block, signature=signature, target=target)
+    training = marked.map_batches(functools.partial(encode, held_out=False), batch_format="pandas", batch_size=None)
+    clock.lap("prepare")
+
+    model = _fit(request.family.model_type, training, problem, plan)
+    clock.lap("fit")
+
+    score = functools.partial(
+        score_block, model=model, model_type=request.family.model_type, signature=signature, problem=problem
+    )
+    held_out = marked.map_batches(score, batch_format="pandas", batch_size=None)
+    parts = list(held_out.iter_batches(batch_format="numpy", batch_size=None))
+    truth = np.concatenate([part["truth"] for part in parts])
+    predicted = np.concatenate([part["predicted"] for part in parts])
+    baseline = said.baseline(target)
+    clock.lap("evaluate")
+    return Fitted(
+        model=model,
+        signature=signature,
+        target=target,
+        metrics=measure(truth, predicted, baseline),
+        baseline=baseline,
+        rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
+        left_out=left_out,
+        data=_lineage(request, said.digest),
+    )
+
+
+def _lineage(request: Request, digest: str) -> dict[str, Any]:
+    from jobs.lineage import data_lineage
+
+    source = request.table.lineage()
+    # Data that came in memory are told by what the blocks said: the values themselves are on other nodes.
+    return data_lineage(source, ()) if source.get("files") else {**source, "fingerprint": digest}
+
+
+def _fit(model_type: str, training: Any, problem: Problem, plan: Plan) -> Any:
+    """Run the trainer of the family, and rebuild the model from what the first worker returned."""
+    from ray.train import RunConfig, ScalingConfig
+
+    scaling = ScalingConfig(num_workers=plan.workers, resources_per_worker={"CPU": plan.threads})
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {
+            "train_loop_config": {"problem": problem},
+            "datasets": {"train": training},
+            "scaling_config": scaling,
+            # The model comes back as the first worker's return value, so nothing has to be shared between nodes.
+            "run_config": RunConfig(storage_path=folder),
+        }
+        if model_type == "xgboost":
+            from ray.train.xgboost import XGBoostTrainer
+
+            trainer: Any = XGBoostTrainer(cast("Any", _xgboost_worker), **options)
+        else:
+            from ray.train.lightgbm import LightGBMTrainer
+
+            trainer = LightGBMTrainer(cast("Any", _lightgbm_worker), **options)
+        result: Any = trainer.fit()
+    if result.error is not None or result.return_value is None:
+        raise TaskFailed(
+            f"the distributed training of the {model_type} model failed: {result.error}",
+            hint="The workers' logs are in Ray's dashboard; distribute_data=False trains in one process.",
+        ) from result.error
+    if model_type == "xgboost":
+        import xgboost
+
+        return xgboost.Booster(model_file=bytearray(result.return_value))
+    import lightgbm
+
+    return lightgbm.Booster(model_str=result.return_value.decode())
+
+
+def _shard() -> tuple[list[Any], list[Any]]:
+    """Take this worker's rows, encoded: four bytes a value."""
+    import ray.train
+
+    matrices, targets = [], []
+    shard = ray.train.get_dataset_shard("train")
+    for batch in shard.iter_batches(batch_format="numpy", batch_size=_PULL):
+        matrices.append(batch["matrix"])
+        targets.append(batch["target"])
+    return matrices, targets
+
+
+def _xgboost_worker(settings: dict[str, Any]) -> bytes | None:
+    import ray.train
+    import xgboost
+
+    from jobs.family_xgboost import booster_params, matrix_options
+
+    problem: Problem = settings["problem"]
+    rounds, params = booster_params(problem)
+    matrices, targets = _shard()
+
+    class Shard(xgboost.DataIter):  # type: ignore[misc,unused-ignore]
+        """Feeds the batches one by one, so that they are never joined into a second copy."""
+
+        def __init__(self) -> None:
+            self.position = 0
+            super().__init__()
+
+        def next(self, input_data: Any) -> bool:
+            if self.position == len(matrices):
+                return False
+            options = {name: value for name, value in matrix_options(problem).items() if name != "enable_categorical"}
+            input_data(data=matrices[self.position], label=targets[self.position], **options)
+            self.position += 1
+            return True
+
+        def reset(self) -> None:
+            self.position = 0
+
+    data = xgboost.QuantileDMatrix(
+        Shard(), max_bin=params.get("max_bin"), nthread=problem.threads, enable_categorical=True
+    )
+    booster = xgboost.train(params, data, rounds)
+    return bytes(booster.save_raw("ubj")) if ray.train.get_context().get_world_rank() == 0 else None
+
+
+def _lightgbm_worker(settings: dict[str, Any]) -> bytes | None:
+    import lightgbm
+    import numpy as np
+    import ray.train
+    from ray.train.lightgbm import get_network_params
+
+    from jobs.family_lightgbm import booster_params, dataset_options
+
+    problem: Problem = settings["problem"]
+    rounds, params = booster_params(problem)
+    if ray.train.get_context().get_world_size() > 1:
+        params |= {"tree_learner": "data_parallel", "pre_partition": True, **get_network_params()}
+    matrices, targets = _shard()
+    data = lightgbm.Dataset(
+        matrices, label=np.concatenate(targets), params=params, free_raw_data=True, **dataset_options(problem)
+    )
+    booster = lightgbm.train(params, data, rounds)
+    return booster.model_to_string().encode() if ray.train.get_context().get_world_rank() == 0 else None

@@ -1,0 +1,183 @@
+"""Measure a registered model on a table with known targets: `evaluate_model`, and `python -m jobs.evaluate`.
+
+pandas and numpy are imported inside functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from compute import Config, load_config
+from compute.errors import ColumnInvalid, DataError
+from jobs.columns import require_columns
+from jobs.metrics import measure
+from jobs.planner import Load, plan_scoring
+from jobs.predict import model_with_signature, typed
+from jobs.scoring import Job, score_here
+from jobs.tables import open_table, to_frame
+from jobs.targets import Target, nulls_in_target
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
+    from registry import ModelRecord
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_model(
+    model_id: str,
+    data: object,
+    target_col: str | None = None,
+    *,
+    batch_size: int = 10000,
+    drop_null_target: bool = False,
+    config: Config | None = None,
+) -> dict[str, Any]:
+    """Measure a model on rows whose target is known.
+
+    Parameters
+    ----------
+    model_id : str
+        A model id, ``name``, ``name@alias`` or ``name:version``.
+    data : DataFrame, pyarrow.Table, ray.data.Dataset or URI
+        Raw rows with the model's features and the target. It is not modified.
+    target_col : str, optional
+        By default the column the model was trained on.
+    batch_size : int
+        Rows scored at once.
+    drop_null_target : bool
+        Leave out rows without a target, instead of refusing them.
+    config : Config, optional
+        By default `load_config`.
+
+    Returns
+    -------
+    dict
+        ``model_id``, ``task``, ``target``, ``rows``, ``dropped_rows``, ``metrics`` as `train_model` gives them (the
+        baseline is that of the training data), ``plan`` and ``seconds``.
+
+    Raises
+    ------
+    DataError
+        When a feature or the target is missing or cannot be used.
+
+    Examples
+    --------
+    >>> import pandas as pd, tempfile
+    >>> from compute import load_config
+    >>> from jobs import train_model
+    >>> config = load_config()
+    >>> storage = config.storage.model_copy(update={"uri": tempfile.mkdtemp()})
+    >>> config = config.model_copy(update={"storage": storage})
+    >>> frame = pd.DataFrame({"x": range(40), "y": [i * 1.5 for i in range(40)]})
+    >>> model_id = train_model(frame, "y", model_type="linear", config=config)["model_id"]
+    >>> evaluate_model(model_id, frame, config=config)["metrics"]["r2"] > 0.99
+    True
+    """
+    import numpy as np
+
+    started = time.perf_counter()
+    config = config or load_config()
+    record, signature = model_with_signature(model_id, config)
+    name = target_col or signature.target
+    if name is None:
+        raise DataError(f"the model {record.model_id} does not say what its target is", hint="Give target_col.")
+    table = typed(open_table(data, config), signature)
+    require_columns(signature.feature_names, table.columns, table.source, "feature")
+    require_columns([name], table.columns, table.source, "target")
+    columns = [*signature.feature_names, name]
+    size, rows = table.size(columns), table.rows
+    peak = batch_size * 8 * 8 * len(columns) + (rows or 0) * 8 * (1 + len(signature.classes or ()))
+    plan = plan_scoring(Load(rows, size, peak, peak), distribute=False, config=config)
+    target = Target(signature.task, "of the model", signature.classes)
+    job = Job(record.model_id, (name,), signature.classes is not None, batch_size, config)
+    truths, given, nulls = [], [], 0
+    for scored in score_here(table, job, plan.threads):
+        values = to_frame(scored.keys)[name]
+        there = values.notna().to_numpy()
+        nulls += int((~there).sum())
+        truths.append(_truth(values[there], target))
+        predicted = scored.probabilities if scored.probabilities is not None else scored.predictions
+        given.append(predicted[there])
+    count = sum(len(truth) for truth in truths)
+    if nulls and not drop_null_target:
+        raise nulls_in_target(name, nulls, count + nulls, [])
+    if not count:
+        raise DataError(f"{table.source} has no rows with a target {name!r} to measure on")
+    truth = np.concatenate(truths)
+    metrics = measure(truth, np.concatenate(given), _baseline(record, truth, target))
+    seconds = round(time.perf_counter() - started, 4)
+    logger.info("model=%s rows=%d seconds=%.2f metrics=%s", record.model_id, count, seconds, metrics)
+    return {
+        "model_id": record.model_id,
+        "task": signature.task,
+        "target": name,
+        "rows": count,
+        "dropped_rows": nulls,
+        "metrics": metrics,
+        "plan": plan.summary(),
+        "seconds": {"total": seconds},
+    }
+
+
+def _truth(values: pd.Series[Any], target: Target) -> npt.NDArray[Any]:
+    import pandas as pd
+
+    if target.classes is None and not pd.api.types.is_numeric_dtype(values.dtype):
+        raise ColumnInvalid(
+            f"the target {values.name!r} holds {values.dtype} values, and the model predicts amounts",
+            context={"target": str(values.name)},
+        )
+    return target.encode(values)
+
+
+def _baseline(record: ModelRecord, truth: npt.NDArray[Any], target: Target) -> dict[str, Any]:
+    """Return the guess of the training data; for a model that was registered without, of these."""
+    from jobs.fitting import baseline_of
+
+    known = record.lineage.get("baseline")
+    return (
+        dict(known)
+        if isinstance(known, dict) and known
+        else baseline_of(truth[truth >= 0] if target.classes else truth, target)
+    )
+
+
+_EXAMPLE = """example:
+  python -m jobs.evaluate --model arrival-delay --data data/flights.parquet --drop-null-target
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    from jobs.commands import base_parser
+
+    options = base_parser("python -m jobs.evaluate", "Measure a model on a table with known targets.", _EXAMPLE)
+    options.add_argument("--model", required=True, metavar="REF", help="model id, name, name@alias or name:version")
+    options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
+    options.add_argument("--target", metavar="COLUMN", help="default: what the model was trained on")
+    options.add_argument("--drop-null-target", action="store_true", help="leave out rows without a target")
+    options.add_argument("--batch-size", type=int, default=10000, metavar="ROWS", help="rows at once (default: 10000)")
+    return options
+
+
+def command(options: argparse.Namespace) -> dict[str, Any]:
+    """Run with the options of the command line."""
+    return evaluate_model(
+        options.model,
+        options.data,
+        options.target,
+        batch_size=options.batch_size,
+        drop_null_target=options.drop_null_target,
+    )
+
+
+if __name__ == "__main__":
+    from jobs.commands import run
+
+    run("jobs.evaluate")

@@ -1,0 +1,148 @@
+"""The model types: one small record each, and the errors for what they do not know.
+
+A family is a function that fits a native model to an encoded matrix, one that scores a matrix with it, and what a
+planner must know about it. xgboost, lightgbm and scikit-learn are imported inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from compute.errors import InvalidField
+from jobs.columns import listing, nearest
+from jobs.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to learn: the task, the columns of the matrix, and how.
+
+    ``categories`` has the number of categories of each column, 0 for one that is a number.
+    """
+
+    target: Target
+    columns: tuple[str, ...]
+    categories: tuple[int, ...]
+    params: Mapping[str, Any]
+    seed: int
+    threads: int
+
+    @property
+    def classes(self) -> int:
+        """The number of classes; 0 for regression."""
+        return len(self.target.classes or ())
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model type.
+
+    ``check`` refuses parameters the library does not know, before any data are read. ``fit`` takes the training
+    matrix, its encoded target and the problem. ``score`` gives values of shape (rows,) for regression and
+    probabilities of shape (rows, classes) otherwise. ``rounds`` is the number of boosting rounds or trees, and
+    ``peak`` the bytes that fitting takes on top of the matrix, for (rows, features, params).
+    """
+
+    model_type: str
+    libraries: tuple[str, ...]
+    dtype: Literal["float32", "float64"]
+    distributes: bool
+    check: Callable[[Mapping[str, Any], str | None], None]
+    fit: Callable[[Matrix, Matrix, Problem], Any]
+    score: Callable[[Any, Matrix, Problem], Matrix]
+    rounds: Callable[[Mapping[str, Any]], int]
+    peak: Callable[[int, int, Mapping[str, Any]], int]
+
+
+def find_family(model_type: str) -> Family:
+    """Return the family of a model type, or say which there are.
+
+    Examples
+    --------
+    >>> find_family("xgboost").distributes
+    True
+    >>> find_family("xgbost")
+    Traceback (most recent call last):
+    ...
+    compute.errors.InvalidField: there is no model type 'xgbost'; did you mean 'xgboost'?. The types are ...
+    """
+    from jobs import family_lightgbm, family_sklearn, family_xgboost
+
+    families = {
+        family.model_type: family
+        for family in (
+            family_xgboost.XGBOOST,
+            family_lightgbm.LIGHTGBM,
+            family_sklearn.RANDOM_FOREST,
+            family_sklearn.LINEAR,
+        )
+    }
+    if model_type not in families:
+        raise InvalidField(
+            f"there is no model type {model_type!r}{nearest(str(model_type), families)}",
+            hint=f"The types are {', '.join(families)}.",
+            context={"model_type": model_type, "known": list(families)},
+        )
+    return families[model_type]
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], library: str) -> None:
+    """Raise InvalidField for the parameters that a library would ignore or misread."""
+    names = sorted(set(known))
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InvalidField(
+            f"{library} has no parameter {unknown[0]!r}{nearest(unknown[0], names)}"
+            + (f" (nor {listing(unknown[1:])})" if unknown[1:] else ""),
+            hint="Parameters are passed on as they are; see the library's documentation.",
+            context={"parameters": unknown},
+        )
+
+
+def take_rounds(params: Mapping[str, Any], names: tuple[str, ...], default: int = 100) -> tuple[int, dict[str, Any]]:
+    """Split the number of boosting rounds, under whichever of its names, from the other parameters.
+
+    Examples
+    --------
+    >>> take_rounds({"n_estimators": 50, "max_depth": 3}, ("num_boost_round", "n_estimators"))
+    (50, {'max_depth': 3})
+    """
+    rest = dict(params)
+    given = {name: rest.pop(name) for name in names if name in rest}
+    if len(given) > 1:
+        raise InvalidField(f"{' and '.join(given)} are the same parameter", hint="Give one of them.")
+    rounds = next(iter(given.values()), default)
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
+        raise InvalidField(
+            f"{next(iter(given))} is {rounds!r}, and must be a whole number of at least 1",
+            context={"parameters": list(given)},
+        )
+    return rounds, rest
+
+
+def plain_names(columns: tuple[str, ...]) -> list[str]:
+    """Return names the libraries take: no brackets, quotes or spaces, all different.
+
+    Examples
+    --------
+    >>> plain_names(("mean radius", "a[1]", "a<1]"))
+    ['mean_radius', 'a_1_', 'a_1__2']
+    """
+    taken: dict[str, int] = {}
+    names = []
+    for column in columns:
+        name = "".join("_" if char in ' \t\n[]<>{}":,' else char for char in column)
+        while name in taken:
+            taken[name] += 1
+            name = f"{name}_{taken[name]}"
+        taken[name] = 1
+        names.append(name)
+    return names

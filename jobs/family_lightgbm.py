@@ -1,0 +1,130 @@
+"""LightGBM: a native Booster on the encoded matrix, categories as categories.
+
+lightgbm is imported inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from compute.errors import InvalidField
+from jobs.families import Family, Problem, plain_names, refuse_unknown, take_rounds
+
+if TYPE_CHECKING:
+    from jobs.families import Matrix
+
+_ROUNDS = (
+    "num_boost_round", "n_estimators", "num_iterations", "num_iteration", "n_iter", "num_tree", "num_trees",
+    "num_round", "num_rounds", "nrounds", "max_iter",
+)  # fmt: skip
+_OBJECTIVES = {
+    "regression": (
+        "regression", "regression_l2", "l2", "mean_squared_error", "mse", "l2_root", "root_mean_squared_error", "rmse",
+        "regression_l1", "l1", "mean_absolute_error", "mae", "huber", "fair", "poisson", "quantile", "mape",
+        "mean_absolute_percentage_error", "gamma", "tweedie",
+    ),
+    "binary": ("binary",),
+    "multiclass": ("multiclass", "softmax"),
+}  # fmt: skip
+# These change what a model is or where its data come from, which is settled here.
+_OURS = {
+    "data",
+    "valid",
+    "task",
+    "input_model",
+    "output_model",
+    "machines",
+    "num_machines",
+    "num_class",
+    "categorical_feature",
+}
+
+
+def check(params: Mapping[str, Any], task: str | None) -> None:
+    """Look the names up in LightGBM's own table of parameters and aliases."""
+    from lightgbm.basic import _ConfigAliases
+
+    _, rest = take_rounds(params, _ROUNDS)
+    # LightGBM publishes the table through its C interface; this is the only reader of it in the package.
+    table = _ConfigAliases._get_all_param_aliases()
+    known = {alias for aliases in table.values() for alias in aliases} | set(table) | set(_ROUNDS)
+    refuse_unknown(rest, known - _OURS, "LightGBM")
+    _check_objective(rest, task)
+
+
+def _check_objective(params: Mapping[str, Any], task: str | None) -> None:
+    objective = params.get("objective")
+    allowed = _OBJECTIVES[task] if task else tuple(item for group in _OBJECTIVES.values() for item in group)
+    if objective is not None and objective not in allowed:
+        raise InvalidField(
+            f"the objective {objective!r} does not give what a {task or 'registered'} model must predict",
+            hint=f"Use one of {', '.join(allowed)}, or leave it out.",
+            context={"parameters": ["objective"]},
+        )
+
+
+def booster_params(problem: Problem) -> tuple[int, dict[str, Any]]:
+    """Return the number of rounds and the parameters of `lightgbm.train`; the caller's win over ours."""
+    from lightgbm.basic import _ConfigAliases
+
+    rounds, rest = take_rounds(problem.params, _ROUNDS)
+    task = problem.target.task
+    _check_objective(rest, task)
+    ours: dict[str, Any] = {
+        "objective": task,
+        "seed": problem.seed,
+        "num_threads": problem.threads,
+        # Without it the layout is chosen by a stopwatch, and the sums, so the trees, change from run to run.
+        "deterministic": True,
+        "force_col_wise": True,
+        "verbosity": -1,
+    }
+    if task == "multiclass":
+        ours["num_class"] = problem.classes
+    kept = {name: value for name, value in ours.items() if not _ConfigAliases.get(name) & rest.keys()}
+    if rest.get("force_row_wise"):
+        kept.pop("force_col_wise", None)
+    return rounds, {**kept, **rest}
+
+
+def dataset_options(problem: Problem) -> dict[str, Any]:
+    """Return the names and kinds of the columns, for a Dataset."""
+    return {
+        "feature_name": plain_names(problem.columns),
+        "categorical_feature": [index for index, count in enumerate(problem.categories) if count],
+    }
+
+
+def fit(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
+    """Train on a binned copy of the matrix."""
+    import lightgbm
+
+    rounds, params = booster_params(problem)
+    data = lightgbm.Dataset(matrix, label=target, params=params, **dataset_options(problem))
+    try:
+        return lightgbm.train(params, data, rounds)
+    except lightgbm.basic.LightGBMError as error:
+        raise InvalidField(f"LightGBM refused the parameters: {error}") from error
+
+
+def score(booster: Any, matrix: Matrix, problem: Problem) -> Matrix:
+    """Predict with the booster."""
+    import numpy as np
+
+    raw: Matrix = booster.predict(matrix, num_threads=problem.threads)
+    return np.column_stack([1 - raw, raw]) if problem.target.task == "binary" else raw
+
+
+LIGHTGBM = Family(
+    model_type="lightgbm",
+    libraries=("lightgbm",),
+    dtype="float32",
+    distributes=True,
+    check=check,
+    fit=fit,
+    score=score,
+    rounds=lambda params: take_rounds(params, _ROUNDS)[0],
+    # The binned matrix (one or two bytes a cell), and gradients, positions and predictions for each row.
+    peak=lambda rows, features, _params: rows * (2 * features + 40),
+)

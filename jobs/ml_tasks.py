@@ -1,0 +1,126 @@
+"""`MLTasks`: training, scoring and measuring with one configuration.
+
+Nothing heavy is imported before a method is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compute import Config, load_config
+from jobs.evaluate import evaluate_model
+from jobs.predict import predict_batch
+from jobs.train import train_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class MLTasks:
+    """Work on tables with one configuration.
+
+    Parameters
+    ----------
+    config : Config, optional
+        By default `load_config`.
+
+    Examples
+    --------
+    >>> sorted(name for name in dir(MLTasks) if not name.startswith("_"))
+    ['config', 'evaluate_model', 'predict_batch', 'train_model']
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self._config = config or load_config()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in use."""
+        return self._config
+
+    def train_model(
+        self,
+        data: object,
+        target_col: str,
+        features: Sequence[str] | None = None,
+        model_type: str = "xgboost",
+        model_params: Mapping[str, Any] | None = None,
+        validation_fraction: float = 0.2,
+        distribute_data: bool | None = None,
+        *,
+        task: str | None = None,
+        name: str | None = None,
+        tags: Iterable[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        drop_null_target: bool = False,
+        exclude: Sequence[str] | None = None,
+        num_workers: int | None = None,
+    ) -> dict[str, Any]:
+        """Train a model, measure it on rows it has not seen, and register it: see `jobs.train_model`."""
+        return train_model(
+            data,
+            target_col,
+            features,
+            model_type,
+            model_params,
+            validation_fraction,
+            distribute_data,
+            task=task,
+            name=name,
+            tags=tags,
+            metadata=metadata,
+            seed=seed,
+            drop_null_target=drop_null_target,
+            exclude=exclude,
+            num_workers=num_workers,
+            config=self._config,
+        )
+
+    def predict_batch(
+        self,
+        model_id: str,
+        data: object,
+        batch_size: int = 10000,
+        distributed: bool | None = None,
+        *,
+        output: str | None = None,
+        key_columns: Sequence[str] | None = None,
+        proba: bool = False,
+    ) -> pd.Series[Any] | pd.DataFrame | dict[str, Any]:
+        """Score all rows of a table: see `jobs.predict_batch`."""
+        return predict_batch(
+            model_id,
+            data,
+            batch_size,
+            distributed,
+            output=output,
+            key_columns=key_columns,
+            proba=proba,
+            config=self._config,
+        )
+
+    def evaluate_model(
+        self,
+        model_id: str,
+        data: object,
+        target_col: str | None = None,
+        *,
+        batch_size: int = 10000,
+        drop_null_target: bool = False,
+    ) -> dict[str, Any]:
+        """Measure a model on rows whose target is known: see `jobs.evaluate_model`."""
+        return evaluate_model(
+            model_id,
+            data,
+            target_col,
+            batch_size=batch_size,
+            drop_null_target=drop_null_target,
+            config=self._config,
+        )
+
+
+def get_ml_tasks(config: Config | None = None) -> MLTasks:
+    """Return the tasks for a configuration; by default that of `load_config`."""
+    return MLTasks(config)

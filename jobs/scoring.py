@@ -1,0 +1,181 @@
+"""Score a table batch by batch, in bounded memory: here, or part by part in tasks; the order is kept.
+
+pandas, numpy and pyarrow are imported inside functions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from compute import Config
+from compute.errors import ColumnInvalid
+from jobs import node
+from jobs.tables import Batch, Table, to_arrow, to_frame
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from registry import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Batches that are read, or scored, before the next step takes them.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with each batch: the model, the columns to carry along, and how many rows at once."""
+
+    model_id: str
+    keys: tuple[str, ...]
+    proba: bool
+    rows: int
+    config: Config
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of consecutive rows, their probabilities if asked for, and their key columns as an Arrow table."""
+
+    predictions: npt.NDArray[Any]
+    probabilities: npt.NDArray[np.floating[Any]] | None
+    keys: Any
+
+
+def score_here(table: Table, job: Job, threads: int) -> Iterator[Scored]:
+    """Score in this process; one thread reads ahead, and the model uses all of its own.
+
+    Yields
+    ------
+    Scored
+        Batch after batch, in the table's order.
+    """
+    model = _load(job, threads)
+    signature = model.record.signature
+    assert signature is not None  # predict_batch refuses a model without one
+    features = list(signature.feature_names)
+    columns = list(dict.fromkeys([*features, *job.keys]))
+    start = 0
+    for batch in ahead(table.batches(columns, job.rows)):
+        scored = _score(batch, features, model, job, start)
+        start += len(scored.predictions)
+        yield scored
+
+
+def score_in_tasks(table: Table, job: Job, workers: int) -> Iterator[Scored]:
+    """Score part after part in tasks of the compute layer, a bounded number of them at once.
+
+    Yields
+    ------
+    Scored
+        Part after part, in the table's order.
+    """
+    from compute import get_compute_manager
+
+    manager = get_compute_manager(config=job.config)
+    # Enough parts that the last one does not keep all but one worker waiting, small enough to be held here.
+    count = max(4 * workers, -(-(table.rows or 0) // _ROWS_A_PART))
+    waiting: deque[str] = deque()
+    parts = iter(table.split(count))
+    start = 0
+    try:
+        while True:
+            while len(waiting) < 2 * workers and (part := next(parts, None)) is not None:
+                waiting.append(manager.submit_task(score_part, part, job, start, resources={"cpu": 1}))
+                start += part.rows or 0
+            if not waiting:
+                return
+            yield manager.get_result(waiting[0])
+            waiting.popleft()
+    finally:
+        for task_id in waiting:
+            manager.cancel_task(task_id)
+
+
+# Rows of a task: some seconds of work, and predictions of a few megabytes.
+_ROWS_A_PART = 500_000
+
+
+def score_part(part: Table, job: Job, start: int) -> Scored:
+    """Score one part, in a task; its rows begin at ``start`` in the whole table."""
+    import numpy as np
+
+    try:
+        scored = list(score_here(part, job, node.threads(job.config)))
+    except ColumnInvalid as error:
+        raise _with_row(error, start) from error
+    return Scored(
+        np.concatenate([item.predictions for item in scored]) if scored else np.empty(0),
+        np.concatenate([item.probabilities for item in scored if item.probabilities is not None])
+        if job.proba
+        else None,
+        _stack([item.keys for item in scored]) if job.keys else None,
+    )
+
+
+def _stack(tables: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _load(job: Job, threads: int) -> LoadedModel:
+    from registry import get_model_registry
+
+    return get_model_registry(job.config).load_model(job.model_id, threads=threads)
+
+
+def _score(batch: Batch, features: list[str], model: LoadedModel, job: Job, start: int) -> Scored:
+    import numpy as np
+    import pandas as pd
+
+    frame = batch[features] if isinstance(batch, pd.DataFrame) else to_frame(batch.select(features))
+    try:
+        values = model.predict(frame, proba=job.proba)
+    except ColumnInvalid as error:
+        raise _with_row(error, start) from error
+    keys = to_arrow(batch, job.keys) if job.keys else None
+    if not job.proba:
+        return Scored(values, None, keys)
+    signature = model.record.signature
+    assert signature is not None
+    labels = np.array(signature.classes, dtype=object)
+    return Scored(labels[values.argmax(axis=1)], values, keys)
+
+
+def _with_row(error: ColumnInvalid, start: int) -> ColumnInvalid:
+    """Count the row from the start of the table instead of the batch."""
+    row = error.context.get("row")
+    if not start or not isinstance(row, int):
+        return error
+    return ColumnInvalid(
+        error.detail.replace(f"in row {row}", f"in row {start + row}"),
+        error.hint,
+        {**error.context, "row": start + row},
+    )
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Run an iterator in a thread of its own, a few items ahead.
+
+    Examples
+    --------
+    >>> list(ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    end = object()
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(_AHEAD))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, iterator, end))
+            yield item  # type: ignore[misc]  # not the end

@@ -1,0 +1,290 @@
+"""Train a model on a table and register it: `train_model`, and `python -m jobs.train`.
+
+pandas, numpy and the libraries of the models are imported inside functions, so that `--help` and errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from compute import Config, load_config
+from jobs.columns import choose_features
+from jobs.families import find_family
+from jobs.fitting import Clock, Fitted, Request, fit_here
+from jobs.planner import Load, Plan, plan_training
+from jobs.split import check_fraction, check_rows
+from jobs.tables import open_table
+
+logger = logging.getLogger(__name__)
+
+
+def train_model(
+    data: object,
+    target_col: str,
+    features: Sequence[str] | None = None,
+    model_type: str = "xgboost",
+    model_params: Mapping[str, Any] | None = None,
+    validation_fraction: float = 0.2,
+    distribute_data: bool | None = None,
+    *,
+    task: str | None = None,
+    name: str | None = None,
+    tags: Iterable[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    drop_null_target: bool = False,
+    exclude: Sequence[str] | None = None,
+    num_workers: int | None = None,
+    config: Config | None = None,
+) -> dict[str, Any]:
+    """Train a model, measure it on rows it has not seen, and register it.
+
+    The rows are split first; categories, means and everything else that preprocessing learns come from the training
+    part alone, and are stored with the model, which therefore takes raw rows.
+
+    Parameters
+    ----------
+    data : DataFrame, pyarrow.Table, ray.data.Dataset or URI
+        The table; a URI names CSV or Parquet, a file or a directory, on disk or ``s3://``. It is not modified.
+    target_col : str
+        The column to predict.
+    features : sequence of str, optional
+        The columns to predict from; by default all others, less text columns that tell rows apart (ids).
+    model_type : {"xgboost", "lightgbm", "random_forest", "linear"}
+        ``linear`` is ridge regression, or logistic regression for classes.
+    model_params : mapping, optional
+        Parameters of the library; one that it does not know is an error. ``n_estimators`` or ``num_boost_round`` is
+        the number of rounds.
+    validation_fraction : float
+        Share of the rows held back, between 0 and 1; class by class for classification.
+    distribute_data : bool, optional
+        Train with Ray Train over the cluster, or in this process. By default the planner decides.
+    task : {"regression", "classification", "binary", "multiclass"}, optional
+        By default found from the target: text, booleans, categories and two distinct values are classes, all other
+        numbers are amounts.
+    name : str, optional
+        The model's name in the registry; by default the model type. Each training adds a version.
+    tags : iterable of str, optional
+        For finding the model again.
+    metadata : mapping, optional
+        Whatever else is to be kept with the model.
+    seed : int
+        The same seed, data and threads give the same model.
+    drop_null_target : bool
+        Leave out rows without a target, instead of refusing them.
+    exclude : sequence of str, optional
+        Columns not to learn from: what is not known yet when a prediction is asked for, above all.
+    num_workers : int, optional
+        Training processes of a distributed run; by default as many as the cluster's nodes suggest.
+    config : Config, optional
+        By default `load_config`.
+
+    Returns
+    -------
+    dict
+        ``model_id``, ``name``, ``version``, ``model_type``, ``task``, ``metrics`` (on held-out rows, with those of the
+        baseline), ``plan``, ``rows`` with ``training_rows``, ``validation_rows`` and ``dropped_rows``, ``features``,
+        ``left_out`` (columns not used, with the reason) and ``seconds`` for each step.
+
+    Raises
+    ------
+    DataError
+        When the table, the target or a feature cannot be learnt from; always before anything is fitted.
+    InvalidField
+        When a model type, parameter or task does not exist.
+    ResourcesUnavailable
+        When it fits neither this node nor the cluster.
+
+    Examples
+    --------
+    >>> import pandas as pd, tempfile
+    >>> from compute import load_config
+    >>> config = load_config()
+    >>> storage = config.storage.model_copy(update={"uri": tempfile.mkdtemp()})
+    >>> frame = pd.DataFrame({"x": range(40), "kind": ["a", "b"] * 20, "y": [i * 1.5 for i in range(40)]})
+    >>> result = train_model(frame, "y", model_type="linear", config=config.model_copy(update={"storage": storage}))
+    >>> result["task"], result["metrics"]["rmse"] < result["metrics"]["baseline_rmse"], result["plan"]["mode"]
+    ('regression', True, 'single')
+    """
+    clock = Clock()
+    config = config or load_config()
+    family = find_family(model_type)
+    params = dict(model_params or {})
+    check_fraction(validation_fraction)
+    table = open_table(data, config)
+    request = Request(
+        table=table,
+        target=target_col,
+        features=choose_features(table.columns, target_col, features, exclude, table.source),
+        family=family,
+        params=params,
+        fraction=validation_fraction,
+        task=task,
+        seed=seed,
+        drop_null_target=drop_null_target,
+        chosen=features is not None,
+    )
+    if table.rows is not None:
+        check_rows(table.rows, table.source)
+    clock.lap("open")
+    plan = _plan(request, distribute_data, num_workers, config)
+    family.check(params, task if task in ("regression", "binary", "multiclass") else None)
+    clock.lap("check")
+    if plan.mode == "single":
+        fitted = fit_here(request, plan, clock)
+    else:
+        from jobs.distributed import fit_over_cluster
+
+        fitted = fit_over_cluster(request, plan, clock)
+    return _register(request, plan, fitted, clock, name=name, tags=tags, metadata=metadata, config=config)
+
+
+def _plan(request: Request, distribute: bool | None, num_workers: int | None, config: Config) -> Plan:
+    table, family = request.table, request.family
+    count = len(request.features)
+    size = table.size([*request.features, request.target])
+    # Without a count (CSV): eight bytes a cell.
+    rows = table.rows if table.rows is not None else size // (8 * (count + 1))
+    width = 4 if family.dtype == "float32" else 8
+    matrix = rows * count * width
+    # The frame and its training part; the matrix and its two parts; what fitting adds.
+    peak = 2 * size + 2 * matrix + family.peak(rows, count, request.params)
+    rounds = family.rounds(request.params)
+    return plan_training(
+        Load(table.rows, size, peak, shared_bytes=2 * matrix + family.peak(rows, count, request.params) + size),
+        cells=float(rows) * count * rounds,
+        distribute=distribute,
+        distributes=family.distributes,
+        model_type=family.model_type,
+        num_workers=num_workers,
+        config=config,
+    )
+
+
+def _register(
+    request: Request,
+    plan: Plan,
+    fitted: Fitted,
+    clock: Clock,
+    *,
+    name: str | None,
+    tags: Iterable[str] | None,
+    metadata: Mapping[str, Any] | None,
+    config: Config,
+) -> dict[str, Any]:
+    from jobs.lineage import job_id, software
+    from registry import get_model_registry
+
+    features = [column.name for column in fitted.signature.columns]
+    rows = fitted.rows["training_rows"] + fitted.rows["validation_rows"]
+    lineage = {
+        "data": fitted.data,
+        "target": request.target,
+        "parameters": dict(request.params),
+        "seed": request.seed,
+        "validation_fraction": request.fraction,
+        "rows": {"total": rows, **fitted.rows},
+        "baseline": fitted.baseline,
+        "left_out": fitted.left_out,
+        "plan": plan.mode,
+        "software": software([*request.family.libraries, "pandas", "numpy"]),
+        "job_id": job_id(),
+    }
+    registry = get_model_registry(config)
+    model_id = registry.register_model(
+        fitted.model,
+        request.family.model_type,
+        metadata=dict(metadata or {}),
+        tags=list(tags or ()),
+        name=name,
+        signature=fitted.signature,
+        metrics=fitted.metrics,
+        lineage=lineage,
+    )
+    record = registry.get_model(model_id)
+    clock.lap("register")
+    logger.info(
+        "model=%s name=%s version=%d rows=%d seconds=%s", model_id, record.name, record.version, rows, clock.total()
+    )
+    return {
+        "model_id": model_id,
+        "name": record.name,
+        "version": record.version,
+        "model_type": request.family.model_type,
+        "task": fitted.target.task,
+        "task_reason": fitted.target.reason,
+        "metrics": fitted.metrics,
+        "plan": plan.summary(),
+        "rows": rows,
+        **fitted.rows,
+        "features": features,
+        "left_out": fitted.left_out,
+        "seconds": clock.total(),
+    }
+
+
+_EXAMPLE = """example:
+  python -m jobs.train --data data/flights.parquet --target arr_delay --exclude dep_time,arr_time,air_time \\
+      --drop-null-target --model-type xgboost --param max_depth=8 --param n_estimators=100 --name arrival-delay
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    from jobs.commands import base_parser, comma_list, parameter
+
+    options = base_parser("python -m jobs.train", "Train a model on a table, measure it and register it.", _EXAMPLE)
+    options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
+    options.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict")
+    options.add_argument("--features", type=comma_list, metavar="A,B,C", help="columns to predict from (default: all)")
+    options.add_argument("--exclude", type=comma_list, metavar="A,B,C", help="columns not to predict from")
+    options.add_argument(
+        "--model-type", default="xgboost", metavar="TYPE", help="xgboost, lightgbm, random_forest, linear"
+    )
+    options.add_argument(
+        "--param", type=parameter, action="append", default=[], metavar="KEY=VALUE", help="of the library; repeatable"
+    )
+    options.add_argument("--task", help="regression, classification, binary, multiclass (default: from the target)")
+    options.add_argument("--name", help="the model's name in the registry (default: the model type)")
+    options.add_argument("--tag", action="append", default=[], help="for finding the model again; repeatable")
+    options.add_argument("--description", help="kept with the model")
+    options.add_argument("--validation-fraction", type=float, default=0.2, metavar="SHARE", help="default: 0.2")
+    options.add_argument("--drop-null-target", action="store_true", help="leave out rows without a target")
+    options.add_argument("--seed", type=int, default=0, help="of the split and of the model (default: 0)")
+    options.add_argument(
+        "--distribute", choices=("auto", "yes", "no"), default="auto", help="train over the cluster (default: auto)"
+    )
+    options.add_argument("--num-workers", type=int, help="training processes of a distributed run")
+    return options
+
+
+def command(options: argparse.Namespace) -> dict[str, Any]:
+    """Run with the options of the command line."""
+    from jobs.commands import CHOICES
+
+    return train_model(
+        options.data,
+        options.target,
+        features=options.features,
+        model_type=options.model_type,
+        model_params=dict(options.param),
+        validation_fraction=options.validation_fraction,
+        distribute_data=CHOICES[options.distribute],
+        task=options.task,
+        name=options.name,
+        tags=options.tag,
+        metadata={"description": options.description} if options.description else None,
+        seed=options.seed,
+        drop_null_target=options.drop_null_target,
+        exclude=options.exclude,
+        num_workers=options.num_workers,
+    )
+
+
+if __name__ == "__main__":
+    from jobs.commands import run
+
+    run("jobs.train")
