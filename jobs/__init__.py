@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.evaluate import evaluate_model
+    from jobs.families import find_family
     from jobs.ml_tasks import MLTasks, get_ml_tasks
     from jobs.predict import predict_batch
+    from jobs.tables import open_table
     from jobs.train import train_model
 
-__all__ = ["MLTasks", "evaluate_model", "get_ml_tasks", "predict_batch", "train_model"]
+__all__ = [
+    "MLTasks",
+    "evaluate_model",
+    "find_family",
+    "get_ml_tasks",
+    "open_table",
+    "predict_batch",
+    "train_model",
+]
 
 _HOMES = {
     "MLTasks": "jobs.ml_tasks",
     "evaluate_model": "jobs.evaluate",
+    "find_family": "jobs.families",
     "get_ml_tasks": "jobs.ml_tasks",
+    "open_table": "jobs.tables",
     "predict_batch": "jobs.predict",
     "train_model": "jobs.train",
 }

@@ -96,6 +96,12 @@ class TaskRunner:
         self._stop(task_id)
         return record
 
+    @property
+    def busy(self) -> int:
+        """Tasks that this runner has with the task layer, or is about to commit."""
+        with self._lock:
+            return len(self._running)
+
     def close(self) -> None:
         """Let go of everything: what is open goes on with the next runner of this name, or with another at once."""
         if self._closed.is_set():

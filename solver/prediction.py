@@ -30,6 +30,9 @@ QUICK_ROWS = 10_000
 INLINE_ROWS = 100_000
 """So many predictions, at most, are part of the answer; more go to a Parquet file."""
 
+DEFAULT_TYPE = "xgboost"
+
+_SMALL_BYTES = 32 * 2**20
 _LOADED = 8
 _loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
 _lock = threading.Lock()
@@ -58,6 +61,9 @@ def prepare(query: PredictionQuery, parameters: PredictionParameters, config: Co
     True
     """
     if trains(query):
+        from jobs import find_family
+
+        find_family(parameters.model_type or DEFAULT_TYPE)
         if query.training_data is None:
             _split(query)
         return query
@@ -151,7 +157,7 @@ def answer(query: PredictionQuery, parameters: PredictionParameters, context: Ta
     if _inline(query, parameters):
         result |= _predict_here(record, query, parameters, context.config)
     else:
-        result |= _predict_to_file(record, query, parameters, context)
+        result |= _predict_table(record, query, parameters, context)
     finished = time.perf_counter()
     seconds |= {"predict": finished - predicting, "total": finished - started}
     return {**result, "seconds": {step: round(value, 6) for step, value in seconds.items()}}
@@ -179,27 +185,55 @@ def _predict_here(
     return result
 
 
-def _predict_to_file(
+def _predict_table(
     record: ModelRecord, query: PredictionQuery, parameters: PredictionParameters, context: TaskContext
 ) -> dict[str, Any]:
-    """Predict a table, or more entities than an answer holds, into a Parquet file."""
+    """Predict a table, or many entities; into a Parquet file, unless they are few and no file is named."""
     from jobs import predict_batch
 
     data: Any = query.entities
+    rows = _count(data, context.config)
     if isinstance(data, list):
         data = _frame(data, _signature(record))
+    options = {
+        "distributed": parameters.distribute_data,
+        "proba": parameters.probabilities,
+        "config": context.config,
+    }
+    if rows is not None and rows <= INLINE_ROWS and parameters.output is None:
+        found = predict_batch(record.model_id, data, **options)
+        return _columns(found, record) | {"rows": rows, "plan": {"mode": "single", "reason": f"{rows:,} rows"}}
     # One name for all runs of a task: a later run replaces what an earlier one left.
     default = f"{context.config.storage.data_uri.rstrip('/')}/predictions/{context.task_id}.parquet"
-    output = parameters.output or default
-    summary = predict_batch(
-        record.model_id,
-        data,
-        distributed=parameters.distribute_data,
-        output=output,
-        proba=parameters.probabilities,
-        config=context.config,
-    )
-    return {"output": output, "rows": summary["rows"], "plan": summary["plan"]}
+    summary = predict_batch(record.model_id, data, output=parameters.output or default, **options)
+    assert isinstance(summary, dict)  # with an output it is one
+    return {"output": summary["output"], "rows": summary["rows"], "plan": summary["plan"]}
+
+
+def _count(data: Any, config: Config) -> int | None:
+    """Return the number of rows; None when only reading a large file would tell."""
+    from jobs import open_table
+
+    if isinstance(data, list):
+        return len(data)
+    table = open_table(data, config)
+    if table.rows is None and table.size(table.columns) <= _SMALL_BYTES:
+        return len(table.read(table.columns[:1]))
+    return table.rows
+
+
+def _columns(found: pd.Series[Any] | pd.DataFrame | dict[str, Any], record: ModelRecord) -> dict[str, Any]:
+    import pandas as pd
+
+    if isinstance(found, pd.Series):
+        return {"predictions": _plain(found.to_numpy())}
+    assert isinstance(found, pd.DataFrame)  # without an output it is no dict
+    names = [name for name in found.columns if name != "prediction"]
+    return {
+        "predictions": _plain(found["prediction"].to_numpy()),
+        "classes": list(_signature(record).classes or ()),
+        "probabilities": _plain(found[names].to_numpy()),
+    }
 
 
 def _train(
@@ -219,7 +253,7 @@ def _train(
         pd.DataFrame(data) if isinstance(data, list) else data,
         query.target or DEFAULT_TARGET,
         features=parameters.features,
-        model_type=parameters.model_type or "xgboost",
+        model_type=parameters.model_type or DEFAULT_TYPE,
         model_params=parameters.model_params,
         validation_fraction=parameters.validation_fraction,
         distribute_data=parameters.distribute_data,
@@ -320,6 +354,10 @@ def _plain(values: npt.NDArray[Any]) -> list[Any]:
     """Return an array in JSON's values; what is no finite number becomes null."""
     import numpy as np
 
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        return np.where(np.isfinite(values), values.astype(object), None).tolist()
-    return values.tolist()
+    plain: list[Any] = values.tolist()
+    if values.dtype.kind != "f" or bool(np.isfinite(values).all()):
+        return plain
+    objects = values.astype(object)
+    objects[~np.isfinite(values)] = None
+    plain = objects.tolist()
+    return plain

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from compute.errors import InvalidField
 
@@ -54,7 +54,8 @@ def _finite(value: float, row: int, name: str) -> float | None:
 
 
 Table = Annotated[
-    list[dict[str, Any]] | str,
+    Annotated[list[dict[str, Any]], Tag("records")] | Annotated[str, Tag("uri")],
+    Discriminator(lambda value: "uri" if isinstance(value, str) else "records"),
     AfterValidator(_scalars),
     Field(description="Records, one object a row; or the URI of a CSV or Parquet table."),
 ]
@@ -125,8 +126,10 @@ class PredictionParameters(_Strict):
     name: str | None = Field(None, min_length=1, description="The name under which a trained model is registered.")
     seed: int = Field(0, ge=0, description="Seed of what is random in training.")
     probabilities: bool = Field(False, description="Of a classification, also the probability of each class.")
-    output: str | None = Field(None, min_length=1, description="The URI where the predictions go, as Parquet.")
-    timeout: float | None = Field(None, gt=0, description="Seconds that one attempt may run.")
+    output: str | None = Field(
+        None, pattern=r"\.parquet$", description="The URI of the Parquet file that the predictions go to."
+    )
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds that one attempt may run.")
     priority: int = Field(0, ge=-1000, le=1000, description="Larger runs earlier among the caller's own tasks.")
 
 

@@ -1,0 +1,194 @@
+"""The solver application over HTTP, through Serve as it is deployed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from compute import Config
+from deployments.tokens import Role
+from jobs import train_model
+from registry.tasks import new_task_id
+from solver.queries import PredictionQuery
+from tests.solver.conftest import flights, records
+
+ROW = {"distance": 1000, "carrier": "UA", "night": False}
+
+Client = Callable[..., httpx.Client]
+
+
+@pytest.fixture(scope="session")
+def solver_model(solver_url: str, served_config: Config) -> dict[str, Any]:
+    """A registered regression that the served solver finds, named ``solver-delays``."""
+    return train_model(flights(400), "delay", model_type="linear", name="solver-delays", config=served_config)
+
+
+@pytest.fixture
+def http(client: Client, solver_url: str, solver_model: dict[str, Any]) -> httpx.Client:
+    return client(solver_url, Role.WRITE)
+
+
+def ask(**query: Any) -> dict[str, Any]:
+    return {"query_data": {"type": "prediction", "model": "solver-delays", "entities": [ROW], **query}}
+
+
+def finished(http: httpx.Client, task_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"state": "PENDING"}
+    end = time.monotonic() + 90
+    while body["state"] in ("PENDING", "RUNNING"):
+        assert time.monotonic() < end, body
+        body = http.get(f"/task/{task_id}", params={"wait": 10}).raise_for_status().json()
+    return body
+
+
+def test_a_question_is_accepted_and_answered(http: httpx.Client) -> None:
+    response = http.post("/solve", json=ask(entities=records(flights(20, seed=3).drop(columns="delay"))))
+    assert response.status_code == 202
+    task = response.json()
+    assert sorted(task) == ["status", "task_id"]
+    assert task["status"] == "PENDING"
+    assert response.headers["location"] == f"/solver/task/{task['task_id']}"
+    body = finished(http, task["task_id"])
+    assert (body["state"], body["type"], body["attempts"]) == ("SUCCEEDED", "prediction", 1)
+    assert body["result"]["predictions"] == pytest.approx(flights(20, seed=3)["delay"].tolist(), abs=1.0)
+    assert body["submitted_at"] <= body["started_at"] <= body["finished_at"]
+
+
+def test_the_answer_at_once(http: httpx.Client, solver_model: dict[str, Any]) -> None:
+    response = http.post("/solve-sync", json=ask())
+    assert response.status_code == 200
+    assert response.json()["predictions"] == pytest.approx([20.0], abs=0.5)
+    assert response.json()["model_id"] == solver_model["model_id"]
+
+
+def test_training_first_and_the_answer_at_once(http: httpx.Client) -> None:
+    entities = [{**row, "target": row.pop("delay")} for row in records(flights(100))] + [dict(ROW)]
+    body = {
+        "query_data": {"type": "prediction", "entities": entities},
+        "parameters": {"model_type": "linear", "name": "trained-over-http"},
+    }
+    answer = http.post("/solve-sync", json=body, timeout=120).raise_for_status().json()
+    assert answer["model"] == "trained-over-http"
+    assert answer["row_numbers"] == [100]
+
+
+def test_an_idempotency_key(http: httpx.Client, client: Client, solver_url: str) -> None:
+    key = {"Idempotency-Key": new_task_id()}
+    first, again = (http.post("/solve", json=ask(), headers=key).json()["task_id"] for _ in range(2))
+    assert first == again
+    other_question = http.post("/solve", json=ask(entities=[ROW, ROW]), headers=key)
+    assert (other_question.status_code, other_question.json()["code"]) == (409, "conflict")
+    other_caller = client(solver_url, Role.ADMIN).post("/solve", json=ask(entities=[ROW, ROW]), headers=key)
+    assert other_caller.status_code == 202
+    assert other_caller.json()["task_id"] != first
+
+
+def test_cancel(http: httpx.Client) -> None:
+    task_id = http.post("/solve", json=ask()).json()["task_id"]
+    finished(http, task_id)
+    refused = http.delete(f"/task/{task_id}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "task-state-conflict")
+    entities = [{**row, "target": row.pop("delay")} for row in records(flights(2000))] + [dict(ROW)]
+    body = {
+        "query_data": {"type": "prediction", "entities": entities},
+        "parameters": {"model_type": "xgboost", "distribute_data": False, "model_params": {"n_estimators": 1_000_000}},
+    }
+    task_id = http.post("/solve", json=body).json()["task_id"]
+    cancelled = http.delete(f"/task/{task_id}")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "CANCELLED")
+    status = http.get(f"/task/{task_id}").json()
+    assert (status["state"], status["problem"]["code"]) == ("CANCELLED", "task-cancelled")
+
+
+def test_a_task_that_takes_too_long(http: httpx.Client) -> None:
+    entities = [{**row, "target": row.pop("delay")} for row in records(flights(2000))] + [dict(ROW)]
+    body = {
+        "query_data": {"type": "prediction", "entities": entities},
+        "parameters": {
+            "model_type": "xgboost",
+            "distribute_data": False,
+            "model_params": {"n_estimators": 1_000_000},
+            "timeout": 1.0,
+        },
+    }
+    response = http.post("/solve-sync", json=body, params={"timeout": 60}, timeout=90)
+    assert (response.status_code, response.json()["code"]) == (504, "task-timed-out")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"{nonsense", 400, "bad-request"),
+        (b"", 400, "bad-request"),
+        (b'{"query_data": {"type": "prediction", "entities": [{"x": NaN}]}}', 400, "bad-request"),
+        (b"[]", 422, "invalid-field"),
+        (b"{}", 422, "invalid-field"),
+        (b'{"query_data": null}', 422, "invalid-field"),
+        (b'{"query_data": {"type": "sorcery"}}', 422, "invalid-field"),
+        (b'{"query_data": {"type": "prediction", "entities": []}}', 422, "invalid-field"),
+        (b'{"query_data": {"type": "prediction", "entities": [{"x": 1}]}, "extra": 1}', 422, "invalid-field"),
+        (b'{"query_data": {"type": "prediction", "model": "nobody", "entities": [{"x": 1}]}}', 404, "model-not-found"),
+        (b'{"query_data": {"type": "prediction", "model": "m", "entities": "/etc/passwd"}}', 403, "uri-not-allowed"),
+        (
+            b'{"query_data": {"type": "prediction", "model": "m", "entities": "http://169.254.169.254/x.csv"}}',
+            403,
+            "uri-not-allowed",
+        ),
+        (b'{"query_data": {"type": "prediction", "model": "solver-delays", "entities": [{}]}}', 422, "column-missing"),
+        (
+            b'{"query_data": {"type": "prediction", "model": "solver-delays", '
+            b'"entities": [{"distance": "far", "carrier": "UA", "night": true}]}}',
+            422,
+            "column-invalid",
+        ),
+    ],
+)
+@pytest.mark.parametrize("path", ["/solve", "/solve-sync"])
+def test_bad_questions(http: httpx.Client, path: str, content: bytes, status: int, code: str) -> None:
+    response = http.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    if code == "column-invalid":
+        assert response.json()["context"]["feature"] == "distance"
+        assert response.json()["context"]["row"] == 0
+
+
+def test_an_unknown_type_is_told_which_there_are(http: httpx.Client) -> None:
+    body = http.post("/solve", json={"query_data": {"type": "sorcery"}}).json()
+    assert body["context"]["types"] == ["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("task_id", "status"), [(new_task_id(), 404), ("task-1", 422), ("..%2f..", 404), (new_task_id(0), 410)]
+)
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_tasks_that_are_not_there(http: httpx.Client, method: str, task_id: str, status: int) -> None:
+    assert http.request(method, f"/task/{task_id}").status_code == status
+
+
+def test_roles(client: Client, solver_url: str, http: httpx.Client) -> None:
+    task_id = http.post("/solve", json=ask()).json()["task_id"]
+    reader, nobody = client(solver_url, Role.READ), client(solver_url, None)
+    assert reader.get(f"/task/{task_id}").status_code == 200
+    for method, path in [("POST", "/solve"), ("POST", "/solve-sync"), ("DELETE", f"/task/{task_id}")]:
+        assert reader.request(method, path, json=ask()).status_code == 403
+        assert nobody.request(method, path, json=ask()).status_code == 401
+    assert nobody.get(f"/task/{task_id}").status_code == 401
+
+
+def test_the_interface_describes_the_questions(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    reference = document["paths"]["/solve"]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    schemas = document["components"]["schemas"]
+    assert reference == "#/components/schemas/SolveRequest"
+    assert {"SolveRequest", "PredictionQuery", "PredictionParameters"} <= set(schemas)
+    assert schemas["PredictionQuery"]["examples"] == PredictionQuery.model_json_schema()["examples"]
+
+
+def test_a_handle_answers_other_programs(serve: Any, http: httpx.Client) -> None:
+    answer = serve.get_app_handle("solver").solve.remote(ask()["query_data"]).result(timeout_s=60)
+    assert answer["predictions"] == pytest.approx([20.0], abs=0.5)

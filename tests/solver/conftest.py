@@ -1,0 +1,78 @@
+"""A storage with a registered model, and a solver over it without and with Ray."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from compute import Config
+from jobs import train_model
+from solver import SolverService, get_solver_service
+
+
+def flights(rows: int, seed: int = 0) -> pd.DataFrame:
+    """A table whose target is known: the delay grows with the distance, and one carrier is late."""
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "distance": random.integers(100, 3000, rows),
+            "carrier": random.choice(["AA", "UA", "WN"], rows),
+            "night": random.random(rows) < 0.3,
+        }
+    )
+    frame["delay"] = frame["distance"] / 100 + 10.0 * (frame["carrier"] == "UA") - 2.0 * frame["night"]
+    return frame
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+@pytest.fixture
+def local(config: Config) -> Config:
+    """A configuration that asks for the local backend, whether or not the session has a cluster."""
+    compute = config.compute.model_copy(update={"backend": "local", "local_workers": 1})
+    return config.model_copy(update={"compute": compute})
+
+
+@pytest.fixture
+def solver(local: Config) -> Iterator[SolverService]:
+    service = get_solver_service(local)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def model(local: Config) -> dict[str, Any]:
+    """A registered regression, named ``delays``."""
+    return train_model(flights(400), "delay", model_type="linear", name="delays", config=local)
+
+
+@pytest.fixture
+def classifier(local: Config) -> dict[str, Any]:
+    """A registered classification, named ``late``."""
+    frame = flights(400)
+    frame["delay"] = np.where(frame["delay"] > 20, "late", "fine")
+    return train_model(frame, "delay", model_type="lightgbm", name="late", config=local)
+
+
+@pytest.fixture
+def clock() -> Callable[[Callable[[], object]], float]:
+    """Gives the median seconds of a call, once it is warm."""
+
+    def measure(call: Callable[[], object]) -> float:
+        call()
+        seconds = []
+        for _ in range(20):
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
+
+    return measure
