@@ -41,9 +41,10 @@ RULES: Rules = {
 
 ModelId = Annotated[str, Path(max_length=300, description="A model id.")]
 Reference = Annotated[str, Path(max_length=300, description="A model id, `name`, `name@alias` or `name:version`.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="How many at most.")]
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before.")]
 Proba = Annotated[bool, Query(description="Probabilities of the classes instead of the class.")]
+Force = Annotated[bool, Query(description="Also when aliases point to it.")]
 
 _JSON_BODY = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 
@@ -134,8 +135,9 @@ def models_api(registry: ModelRegistry, scorer: Scorer, config: Config) -> Appli
         return _render(record)
 
     @app.delete("/{model_id}", status_code=204, summary="Delete a model")
-    async def delete_model(model_id: ModelId) -> Response:
-        await call(registry.delete_model, model_id)
+    async def delete_model(model_id: ModelId, request: Request, force: Force = False) -> Response:
+        revision = await _expected_revision(request, model_id)
+        await call(registry.delete_model, model_id, force=force, revision=revision)
         scorer.forget(model_id)
         return Response(status_code=204)
 

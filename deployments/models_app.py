@@ -34,6 +34,7 @@ class ModelsAppArgs(ReplicaArgs):
 
     cache_bytes: Bytes = Field(2 * 2**30, description="Artifacts whose models a replica holds, together.")
     cache_models: int = Field(200, ge=1, description="Models that a replica holds.")
+    threads: int = Field(1, ge=1, description="Threads of one prediction.")
 
 
 class Models:
@@ -49,7 +50,9 @@ class Models:
         log_to_stderr()
         self._config = load_config(args.config_path)
         self._registry = get_model_registry(self._config)
-        self._scorer = Scorer(self._registry, max_bytes=args.cache_bytes, max_models=args.cache_models)
+        self._scorer = Scorer(
+            self._registry, max_bytes=args.cache_bytes, max_models=args.cache_models, threads=args.threads
+        )
 
     def __serve_build_asgi_app__(self) -> Application:
         """Return the ASGI application; Serve calls this once, in the replica's loop."""

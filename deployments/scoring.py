@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from compute.errors import InvalidField
 from deployments.freshness import Fresh
 from deployments.model_cache import ModelCache
 from deployments.rows import Rows, matrix_of
@@ -26,6 +28,8 @@ class Scorer:
         Whom to ask for records and artifacts.
     max_bytes, max_models : int
         How much may be held (`ModelCache`).
+    threads : int
+        Threads of one prediction. Requests already run side by side, so one is best for all but large batches.
     ttl : float
         Seconds after which a change of an alias, or the end of a model, is noticed at the latest.
     grace : float
@@ -38,6 +42,7 @@ class Scorer:
         *,
         max_bytes: int = 2 * 2**30,
         max_models: int = 200,
+        threads: int = 1,
         ttl: float = 1.0,
         grace: float = 60.0,
     ) -> None:
@@ -45,7 +50,9 @@ class Scorer:
         self._lookups = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="score")
         self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
-        self.models = ModelCache(registry.load_model, max_bytes=max_bytes, max_models=max_models)
+        self.models = ModelCache(
+            partial(registry.load_model, threads=threads), max_bytes=max_bytes, max_models=max_models
+        )
 
     async def predict(self, reference: str, rows: Rows, *, proba: bool = False) -> dict[str, Any]:
         """Return predictions for raw rows.
@@ -65,6 +72,13 @@ class Scorer:
             ``predictions``, ``model_id``, ``name``, ``version``, and ``classes`` with `proba`.
         """
         record = await self._records.get(reference)
+        classes = record.signature.classes if record.signature is not None else None
+        if proba and classes is None:
+            raise InvalidField(
+                f"the model {record.model_id} is a regression and has no probabilities",
+                hint="Leave proba out.",
+                context={"field": "proba"},
+            )
         model = await self.models.get(record)
         if len(rows) <= INLINE_ROWS:
             predictions = score(model, rows, proba=proba)
@@ -77,8 +91,8 @@ class Scorer:
             "name": record.name,
             "version": record.version,
         }
-        if proba and record.signature is not None:
-            answer["classes"] = record.signature.classes
+        if proba:
+            answer["classes"] = classes
         return answer
 
     def forget(self, reference: str) -> None:

@@ -1,0 +1,152 @@
+"""The models that a replica holds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+
+from compute.errors import StorageError
+from deployments.model_cache import ModelCache
+from registry import LoadedModel, ModelRecord
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _record(number: int, size: int = 100, digest: int | None = None) -> ModelRecord:
+    return ModelRecord.model_validate(
+        {
+            "model_id": f"m-{number}",
+            "name": "n",
+            "version": number + 1,
+            "model_type": "linear",
+            "format": "sklearn-skops",
+            "artifact": {"digest": f"sha256:{digest if digest is not None else number:064x}", "size": size},
+            "created_at": NOW,
+            "updated_at": NOW,
+        }
+    )
+
+
+class Loader:
+    """Loads models, slowly where asked, and counts."""
+
+    def __init__(self, *records: ModelRecord) -> None:
+        self.records = {record.model_id: record for record in records}
+        self.loads: Counter[str] = Counter()
+        self.gates: dict[str, threading.Event] = {}
+        self.failures: Counter[str] = Counter()
+
+    def __call__(self, model_id: str) -> LoadedModel:
+        from sklearn.linear_model import LinearRegression
+
+        self.loads[model_id] += 1
+        if model_id in self.gates:
+            assert self.gates[model_id].wait(10)
+        if self.failures[model_id]:
+            self.failures[model_id] -= 1
+            raise StorageError("the disk is gone")
+        return LoadedModel(LinearRegression(), self.records[model_id])
+
+
+def test_a_model_is_loaded_once_however_many_ask_at_once() -> None:
+    record = _record(1)
+    loader = Loader(record)
+    loader.gates["m-1"] = threading.Event()
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
+        waiting = [asyncio.create_task(cache.get(record)) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        waiting[0].cancel()  # the one that began the load goes away
+        loader.gates["m-1"].set()
+        models = await asyncio.gather(*waiting[1:])
+        assert len({id(model) for model in models}) == 1
+        assert await cache.get(record) is models[0]
+        assert loader.loads == {"m-1": 1}
+
+    asyncio.run(main())
+
+
+def test_a_slow_load_holds_up_nobody_else() -> None:
+    slow, quick = _record(1), _record(2)
+    loader = Loader(slow, quick)
+    loader.gates["m-1"] = threading.Event()
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
+        waiting = asyncio.create_task(cache.get(slow))
+        await asyncio.sleep(0.02)
+        started = time.monotonic()
+        await asyncio.wait_for(cache.get(quick), 5)
+        await asyncio.wait_for(cache.get(quick), 5)
+        assert time.monotonic() - started < 5
+        assert not waiting.done()
+        loader.gates["m-1"].set()
+        assert (await waiting).record == slow
+
+    asyncio.run(main())
+
+
+def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_by_the_next() -> None:
+    record = _record(1)
+    loader = Loader(record)
+    loader.failures["m-1"] = 1
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
+        outcomes = await asyncio.gather(*(cache.get(record) for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StorageError] * 3
+        assert (await cache.get(record)).record == record
+        assert loader.loads == {"m-1": 2}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("max_bytes", "max_models"), [(250, 10), (10**6, 2)])
+def test_the_model_unused_for_longest_goes_first(max_bytes: int, max_models: int) -> None:
+    records = [_record(number) for number in range(3)]
+    loader = Loader(*records)
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=max_bytes, max_models=max_models)
+        for number in (0, 1, 0, 2, 0, 2):
+            await cache.get(records[number])
+            assert len(cache) <= 2
+        assert loader.loads == {"m-0": 1, "m-1": 1, "m-2": 1}
+        await cache.get(records[1])
+        assert loader.loads["m-1"] == 2
+        await cache.get(records[0])
+        assert loader.loads["m-0"] == 2
+
+    asyncio.run(main())
+
+
+def test_a_model_larger_than_the_budget_is_held_alone() -> None:
+    records = [_record(0), _record(1, size=10**9)]
+    loader = Loader(*records)
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=1000, max_models=10)
+        for number in (0, 1, 1):
+            await cache.get(records[number])
+        assert (len(cache), loader.loads["m-1"]) == (1, 1)
+        await cache.get(records[0])
+        assert len(cache) == 1
+
+    asyncio.run(main())
+
+
+def test_two_models_never_share_what_is_loaded_even_with_the_same_bytes() -> None:
+    records = [_record(0, digest=7), _record(1, digest=7)]
+    loader = Loader(*records)
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
+        assert [(await cache.get(record)).record for record in records] == records
+
+    asyncio.run(main())
