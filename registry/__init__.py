@@ -1,8 +1,32 @@
 """What is kept: the object store, the journal, models and durable tasks."""
 
+from registry.catalog import SearchPage
+from registry.client import ModelRegistry, get_model_registry
+from registry.encoding import encode
 from registry.entry import Event
 from registry.journal import Journal, State
+from registry.loaded import LoadedModel
 from registry.overlay import Overlay
+from registry.records import Artifact, ModelRecord
+from registry.signature import Column, Signature, capture_signature
 from registry.store import FileStore, ObjectStore, open_store
 
-__all__ = ["Event", "FileStore", "Journal", "ObjectStore", "Overlay", "State", "open_store"]
+__all__ = [
+    "Artifact",
+    "Column",
+    "Event",
+    "FileStore",
+    "Journal",
+    "LoadedModel",
+    "ModelRecord",
+    "ModelRegistry",
+    "ObjectStore",
+    "Overlay",
+    "SearchPage",
+    "Signature",
+    "State",
+    "capture_signature",
+    "encode",
+    "get_model_registry",
+    "open_store",
+]

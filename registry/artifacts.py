@@ -1,4 +1,4 @@
-"""The bytes of models on the object store: named by their content, written before any record names them, never changed."""
+"""The bytes of models on the object store: named by their content, written before any record names them, immutable."""
 
 from __future__ import annotations
 

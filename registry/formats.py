@@ -1,6 +1,7 @@
 """The formats that models are kept in; none can run code when it is loaded, and nothing else is taken.
 
-What a file is, is told from its bytes. xgboost, lightgbm, scikit-learn and skops are imported when one of theirs is met.
+What a file is, is told from its bytes. xgboost, lightgbm, scikit-learn and skops are imported when a model of theirs is
+met.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import lzma
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from compute.errors import UnsupportedFormat
 from registry.records import Format
@@ -60,6 +61,7 @@ def dump_model(model: object) -> tuple[Format, bytes]:
         For anything else, with the list of what is taken.
     """
     package = _package(model)
+    _check_fitted(model)
     if package == "xgboost":
         booster = model.get_booster() if hasattr(model, "get_booster") else model
         if hasattr(booster, "save_raw"):
@@ -72,13 +74,13 @@ def dump_model(model: object) -> tuple[Format, bytes]:
         return "sklearn-skops", dump_estimator(model)
     raise UnsupportedFormat(
         f"a model of the type {type(model).__module__}.{type(model).__qualname__} cannot be kept",
-        hint="Give an xgboost.Booster or XGBModel, a lightgbm.Booster or LGBMModel, or a fitted scikit-learn estimator.",
+        hint="Give an xgboost.Booster or XGBModel, a lightgbm.Booster or LGBMModel, or an estimator of scikit-learn.",
         context={"type": f"{type(model).__module__}.{type(model).__qualname__}"},
     )
 
 
 def detect_format(head: bytes) -> Format:
-    """Tell the format from the first bytes of a file.
+    r"""Tell the format from the first bytes of a file.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def detect_format(head: bytes) -> Format:
 
     Examples
     --------
-    >>> detect_format(b"tree\\nversion=v4\\nnum_class=1")
+    >>> detect_format(b"tree\nversion=v4\\nnum_class=1")
     'lightgbm-text'
     >>> import pickle
     >>> detect_format(pickle.dumps({}))
@@ -106,7 +108,7 @@ def detect_format(head: bytes) -> Format:
         return "lightgbm-text"
     if head.startswith(b"PK\x03\x04"):
         return "sklearn-skops"  # or a zip of something else, which is found when it is loaded
-    _refuse(_name(head))
+    raise _refusal(_name(head))
 
 
 def load_native(model_format: Format, data: bytes) -> Any:
@@ -148,6 +150,20 @@ def _load_lightgbm(data: bytes) -> Any:
         raise UnsupportedFormat(f"the file is not a LightGBM model: {error!s:.200}", hint=_TAKEN) from error
 
 
+def _check_fitted(model: object) -> None:
+    if not hasattr(model, "get_params") or isinstance(model, type):  # a booster comes from training alone
+        return
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(model)
+    except NotFittedError as error:
+        raise UnsupportedFormat(
+            f"the {type(model).__name__} is not fitted", hint="Fit it, then register it."
+        ) from error
+
+
 def _package(model: object) -> str:
     """Return the library that a model, or what it is derived from, belongs to."""
     for kind in type(model).__mro__:
@@ -179,8 +195,6 @@ def _some(decompressor: Any, data: bytes) -> bytes:
     return cast("bytes", decompressor.decompress(data, 64))
 
 
-def _refuse(what: str) -> NoReturn:
-    pickle = "pickle" in what
-    raise UnsupportedFormat(
-        f"the file is {what}{', which runs code when it is loaded, and is never opened' if pickle else ''}", hint=_TAKEN
-    )
+def _refusal(what: str) -> UnsupportedFormat:
+    warning = ", which runs code when it is loaded, and is never opened" if "pickle" in what else ""
+    return UnsupportedFormat(f"the file is {what}{warning}", hint=_TAKEN)

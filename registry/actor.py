@@ -1,0 +1,206 @@
+"""The registry of models as a detached Ray actor, and the way to it from any process of the cluster.
+
+The actor holds nothing that is not in the journal: Ray starts it again when it dies, and it reads itself back. Every
+method may run twice: what is new carries an id that the caller made, by which a repetition is known.
+
+Ray is imported when the actor is looked for: without Ray, nothing here is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from compute import Config
+from compute.errors import BackendUnavailable
+from registry.catalog import ModelCatalog, SearchPage
+from registry.models import Draft
+from registry.records import ModelRecord
+from registry.store import open_store
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "registry"
+_THREADS = 64
+"""Calls at once: those that write wait together for one entry of the journal."""
+_PATIENCE = 120.0
+"""Seconds in which the actor answers, a restart of it included."""
+
+
+class ModelActor:
+    """Shell over `ModelCatalog`, which it opens at the first call: then the caller gets the error if it cannot."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._opening = threading.Lock()
+        self._opened: ModelCatalog | None = None
+
+    @property
+    def _catalog(self) -> ModelCatalog:
+        if self._opened is None:
+            with self._opening:
+                if self._opened is None:
+                    self._opened = ModelCatalog(open_store(self._config.storage.uri, self._config))
+        return self._opened
+
+    def register(self, draft: Draft) -> ModelRecord:
+        """See `ModelCatalog`; so for all methods."""
+        return self._catalog.register(draft)
+
+    def update(self, model_id: str, updates: Mapping[str, Any], revision: int | None, change: str) -> ModelRecord:
+        """Change a record."""
+        return self._catalog.update(model_id, updates, revision, change)
+
+    def delete(self, model_id: str, revision: int | None, change: str, *, force: bool) -> None:
+        """Hide a model."""
+        self._catalog.delete(model_id, revision, change, force=force)
+
+    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> ModelRecord | None:
+        """Point an alias to a version."""
+        return self._catalog.set_alias(name, alias, version, change)
+
+    def get(self, model_id: str) -> ModelRecord:
+        """Return a record by its id."""
+        return self._catalog.get(model_id)
+
+    def resolve(self, reference: str) -> ModelRecord:
+        """Return a record by its id, name, version or alias."""
+        return self._catalog.resolve(reference)
+
+    def list(self, **filters: Any) -> list[ModelRecord]:
+        """Return the records that fit."""
+        return self._catalog.list(**filters)
+
+    def search(self, query: str, sort: str | None, limit: int, cursor: str | None) -> SearchPage:
+        """Return a page of the records that fit."""
+        return self._catalog.search(query, sort, limit, cursor)
+
+    def ping(self) -> None:
+        """Answer, and do nothing: what a call costs at least."""
+
+
+class RemoteCatalog:
+    """A `ModelCatalog` that lives in the actor; same methods.
+
+    Parameters
+    ----------
+    config : Config
+        ``storage.uri`` says which actor: there is one for each store.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._handle: Any = None
+        self._session = ""
+
+    def register(self, draft: Draft) -> ModelRecord:
+        """See `ModelCatalog`; so for all methods."""
+        record: ModelRecord = self.call("register", draft)
+        return record
+
+    def update(self, model_id: str, updates: Mapping[str, Any], revision: int | None, change: str) -> ModelRecord:
+        """Change a record."""
+        record: ModelRecord = self.call("update", model_id, updates, revision, change)
+        return record
+
+    def delete(self, model_id: str, revision: int | None, change: str, *, force: bool) -> None:
+        """Hide a model."""
+        self.call("delete", model_id, revision, change, force=force)
+
+    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> ModelRecord | None:
+        """Point an alias to a version."""
+        record: ModelRecord | None = self.call("set_alias", name, alias, version, change)
+        return record
+
+    def get(self, model_id: str) -> ModelRecord:
+        """Return a record by its id."""
+        record: ModelRecord = self.call("get", model_id)
+        return record
+
+    def resolve(self, reference: str) -> ModelRecord:
+        """Return a record by its id, name, version or alias."""
+        record: ModelRecord = self.call("resolve", reference)
+        return record
+
+    def list(
+        self,
+        model_type: str | None = None,
+        tags: Iterable[str] | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> list[ModelRecord]:
+        """Return the records that fit."""
+        records: list[ModelRecord] = self.call(
+            "list", model_type=model_type, tags=tags, status=status, name=name, limit=limit, cursor=cursor
+        )
+        return records
+
+    def search(self, query: str, sort: str | None = None, limit: int = 100, cursor: str | None = None) -> SearchPage:
+        """Return a page of the records that fit."""
+        page: SearchPage = self.call("search", query, sort, limit, cursor)
+        return page
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the actor; when it is gone for good, call the one that takes its place."""
+        import ray
+        from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+
+        for last in (False, True):
+            handle = self._find(renew=last)
+            try:
+                return ray.get(getattr(handle, method).remote(*args, **kwargs), timeout=_PATIENCE)
+            except RayTaskError as error:
+                cause = error.cause
+                raise cause from cause.__cause__
+            except ActorDiedError as error:
+                if last:
+                    raise BackendUnavailable(
+                        f"the registry actor {actor_name(self._config.storage.uri)} does not stay alive: {error}",
+                        hint="See its log in Ray's session directory.",
+                    ) from error
+                logger.warning("event=registry_actor_died action=find_or_create reason=%s", error)
+            except GetTimeoutError as error:
+                raise BackendUnavailable(
+                    f"the registry actor {actor_name(self._config.storage.uri)} did not answer in {_PATIENCE:g} s",
+                    hint="See whether the cluster has a live node: ray status. The call may have been carried out.",
+                ) from error
+        raise AssertionError("the loop returns or raises")  # for the type checker
+
+    def _find(self, *, renew: bool = False) -> Any:
+        """Return the handle; it belongs to one Ray session, and a process may see several."""
+        import ray
+
+        session = ray.get_runtime_context().get_node_id()
+        if self._handle is None or renew or session != self._session:
+            self._handle = (
+                ray.remote(ModelActor)
+                .options(
+                    name=actor_name(self._config.storage.uri),
+                    namespace=NAMESPACE,
+                    lifetime="detached",
+                    get_if_exists=True,
+                    num_cpus=0,
+                    max_restarts=-1,
+                    max_task_retries=-1,
+                    max_concurrency=_THREADS,
+                )
+                .remote(self._config)
+            )
+            self._session = session
+        return self._handle
+
+
+def actor_name(uri: str) -> str:
+    """Return the name of the actor that keeps the models of a store.
+
+    Examples
+    --------
+    >>> actor_name("file:///var/lib/models")
+    'models-e39b38369ae11f96'
+    """
+    return f"models-{hashlib.sha256(uri.rstrip('/').encode()).hexdigest()[:16]}"

@@ -1,0 +1,466 @@
+"""`ModelRegistry`: models go in and come out. Records come from an actor or this process, bytes from the store."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compute import Config, load_config
+from compute.errors import ComputeError, DataNotFound, InvalidField, UnsupportedFormat
+from registry.actor import RemoteCatalog
+from registry.artifacts import ArtifactStore
+from registry.cache import ModelCache
+from registry.catalog import ModelCatalog, SearchPage
+from registry.formats import HEAD, detect_format, dump_model, load_native
+from registry.limits import check_json, check_metrics, check_name, check_tags
+from registry.loaded import LoadedModel, derive_signature, derive_task
+from registry.models import Draft, checked_key, new_id
+from registry.records import Artifact, Format, ModelRecord
+from registry.signature import Signature, capture_signature
+from registry.store import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+_cache = ModelCache()
+
+
+class ModelRegistry:
+    """The models of one store, from wherever this is called: a driver, a task, an actor, a Serve replica, plain Python.
+
+    With Ray connected, records come from the detached actor of the store; without, from a table in this process over
+    the same journal, which any number of processes share. Picklable; safe to use from several threads.
+
+    Parameters
+    ----------
+    config : Config
+        ``storage.uri`` is where everything lies.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from compute import load_config
+    >>> from sklearn.linear_model import LinearRegression
+    >>> storage = load_config().storage.model_copy(update={"uri": tempfile.mkdtemp()})
+    >>> registry = ModelRegistry(load_config().model_copy(update={"storage": storage}))
+    >>> model = LinearRegression().fit([[0.0], [1.0]], [1.0, 3.0])
+    >>> model_id = registry.register_model(model, "linear", {"owner": "ops"}, ["demo"], name="line")
+    >>> registry.set_alias("line", "champion", 1).aliases
+    ('champion',)
+    >>> import numpy as np
+    >>> float(registry.load_model("line@champion").predict(np.array([[2.0]])).round(6)[0])
+    5.0
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._artifacts = ArtifactStore(open_store(config.storage.uri, config))
+        self._remote = RemoteCatalog(config)
+
+    def __reduce__(self) -> tuple[Callable[[Config], ModelRegistry], tuple[Config]]:
+        return ModelRegistry, (self._config,)
+
+    def register_model(
+        self,
+        model_obj: object,
+        model_type: str,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] | None = None,
+        name: str | None = None,
+        *,
+        signature: Signature | None = None,
+        example: pd.DataFrame | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Keep a fitted model as the next version of its name.
+
+        Parameters
+        ----------
+        model_obj : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, or fitted scikit-learn estimator
+            The model. Estimators may be made of scikit-learn's own parts only.
+        model_type : str
+            What you call its kind: xgboost, random_forest, ...
+        metadata : mapping, optional
+            Free JSON, of at most 256 KiB, nested at most 16 deep.
+        tags : iterable of str, optional
+            At most 64.
+        name : str, optional
+            By default the model type. Versions 1, 2, ... are given within it.
+        signature : Signature, optional
+            How raw rows become the model's matrix. By default it is taken from ``example``, else from the names of the
+            features that the model knows, as floats; a model without any takes a matrix only.
+        example : DataFrame, optional
+            A table as the model was trained on; the model is tried on its first row.
+        metrics : mapping, optional
+            Finite numbers, grouped one deep if you like.
+        lineage : mapping, optional
+            Where it came from; free JSON like the metadata.
+        idempotency_key : str, optional
+            Repeating the call with the same key and content gives the same id and keeps nothing twice.
+
+        Returns
+        -------
+        str
+            The model's id.
+
+        Raises
+        ------
+        UnsupportedFormat
+            When the model is of a kind that cannot be kept.
+        InvalidField
+            When an argument is not allowed; the error says the rule.
+        Conflict
+            When the idempotency key was used for another content.
+        """
+        fields = _fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
+        model_format, data = dump_model(model_obj)
+        native = load_native(model_format, data)  # what others will get
+        signature = signature or _signature(model_obj, example)
+        draft = Draft(
+            model_id=new_id(),
+            format=model_format,
+            artifact=Artifact(digest=f"sha256:{'0' * 64}", size=len(data)),
+            signature=signature,
+            **fields,
+        )
+        _try_out(native, draft, example)
+        return self._register(draft.model_copy(update={"artifact": self._artifacts.write(data)}))
+
+    def register_file(
+        self,
+        path: str | Path,
+        model_type: str,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] | None = None,
+        name: str | None = None,
+        *,
+        signature: Signature | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Keep a model that lies in a file; the format is told from its bytes.
+
+        Parameters
+        ----------
+        path : path-like
+            XGBoost UBJSON, LightGBM text, or a scikit-learn estimator by skops. It is loaded to see that it is whole.
+        model_type, metadata, tags, name, signature, metrics, lineage, idempotency_key
+            As in `register_model`.
+
+        Returns
+        -------
+        str
+            The model's id.
+
+        Raises
+        ------
+        UnsupportedFormat
+            When it is anything else. Pickles, also packed ones, are refused and never unpickled.
+        """
+        fields = _fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                model_format: Format = detect_format(file.read(HEAD))
+                file.seek(0)
+                native = load_native(model_format, file.read())
+        except OSError as error:
+            raise DataNotFound(
+                f"cannot read the model file {path}: {error.strerror}", context={"path": str(path)}
+            ) from error
+        draft = Draft(
+            model_id=new_id(),
+            format=model_format,
+            artifact=self._artifacts.write_file(path),
+            signature=signature or derive_signature(native),
+            **fields,
+        )
+        _try_out(native, draft, None)
+        return self._register(draft)
+
+    def load_model(self, reference: str, threads: int | None = None) -> LoadedModel:
+        """Return a model, ready to predict.
+
+        Parameters
+        ----------
+        reference : str
+            A model id, ``name``, ``name@alias`` or ``name:version``; see `resolve`.
+        threads : int, optional
+            Threads of one prediction; by default as many as the library likes.
+
+        Returns
+        -------
+        LoadedModel
+            Its native object is shared by all who load it in this process: copy it before you change it.
+
+        Raises
+        ------
+        ModelNotFound
+            When the reference names none.
+        Corrupt
+            When the bytes on the store are not those that were registered.
+        """
+        record = self._catalog.resolve(reference)
+        model = _cache.get(
+            (record.artifact.digest, threads),
+            record.artifact.size,
+            lambda: load_native(record.format, self._artifacts.read(record.artifact)),
+        )
+        return LoadedModel(model, _own(record), threads)
+
+    def get_model(self, model_id: str) -> ModelRecord:
+        """Return the record of a model; raises `ModelNotFound`."""
+        return _own(self._catalog.get(model_id))
+
+    def resolve(self, reference: str) -> ModelRecord:
+        """Return the record that a reference stands for.
+
+        Parameters
+        ----------
+        reference : str
+            A model id; ``name`` (the version with the alias ``champion``, else the newest active one);
+            ``name@alias``; or ``name:version``.
+
+        Raises
+        ------
+        ModelNotFound
+            When it names none.
+        """
+        return _own(self._catalog.resolve(reference))
+
+    def update_model_metadata(
+        self, model_id: str, updates: Mapping[str, Any], revision: int | None = None
+    ) -> ModelRecord:
+        """Change what is known about a model.
+
+        Parameters
+        ----------
+        model_id : str
+            The model.
+        updates : mapping
+            ``status`` (active, deprecated, archived) and ``tags`` are replaced; ``metrics`` and ``metadata`` are merged
+            key by key, where None removes a key. Keys that are no field of a record are metadata.
+        revision : int, optional
+            Change it only if the record is still at this revision.
+
+        Returns
+        -------
+        ModelRecord
+            As it is now.
+
+        Raises
+        ------
+        Conflict
+            Naming a field that may not change.
+        RevisionMismatch
+            When the record was changed since.
+        """
+        return _own(self._catalog.update(model_id, updates, revision, _change()))
+
+    def list_models(
+        self,
+        model_type: str | None = None,
+        tags: Iterable[str] | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> list[ModelRecord]:
+        """Return records, the one registered last first.
+
+        Parameters
+        ----------
+        model_type, status, name : str, optional
+            Only those with this value.
+        tags : iterable of str, optional
+            Only those with all of these tags.
+        limit : int, optional
+            At most so many (1 to 1,000); by default all.
+        cursor : str, optional
+            Only those registered before the model of this id: the last one of the page before.
+        """
+        tags = tags if tags is None or isinstance(tags, str) else list(tags)
+        return [_own(record) for record in self._catalog.list(model_type, tags, status, name, limit, cursor)]
+
+    def search_models(
+        self, query: str, sort: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> SearchPage:
+        """Return a page of the records that fit a query.
+
+        Parameters
+        ----------
+        query : str
+            Such as ``model_type = "xgboost" and metrics.rmse < 12 and tags contains "fraud"``: see `registry.search`.
+        sort : str, optional
+            A field, with ``-`` before it for the largest first; by default the one registered last comes first.
+        limit : int
+            Models on the page, 1 to 1,000.
+        cursor : str, optional
+            The ``next_cursor`` of the page before. Models registered meanwhile neither shift nor repeat what follows.
+
+        Returns
+        -------
+        SearchPage
+            ``models``, and ``next_cursor``, None on the last page.
+
+        Raises
+        ------
+        InvalidField
+            With the position of what is wrong in the query, and what was expected there.
+        """
+        page = self._catalog.search(query, sort, limit, cursor)
+        return page._replace(models=[_own(record) for record in page.models])
+
+    def delete_model(self, model_id: str, *, force: bool = False, revision: int | None = None) -> None:
+        """Remove a model from sight; its version is not given again.
+
+        Parameters
+        ----------
+        model_id : str
+            The model.
+        force : bool
+            Also when aliases point to it; they go with it.
+        revision : int, optional
+            Only if the record is still at this revision.
+
+        Raises
+        ------
+        Conflict
+            When an alias points to it.
+        """
+        self._catalog.delete(model_id, revision, _change(), force=force)
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> ModelRecord | None:
+        """Point an alias to a version of a name, wherever it pointed before.
+
+        Parameters
+        ----------
+        name, alias : str
+            ``champion`` is what a name alone stands for.
+        version : int or None
+            None takes the alias away.
+
+        Returns
+        -------
+        ModelRecord or None
+            The record of the version.
+        """
+        record = self._catalog.set_alias(name, alias, version, _change())
+        return None if record is None else _own(record)
+
+    @property
+    def _catalog(self) -> ModelCatalog | RemoteCatalog:
+        ray = sys.modules.get("ray")  # who has not imported it is not connected
+        if ray is not None and ray.is_initialized():
+            return self._remote
+        return _local_catalog(self._config.storage.uri, self._config)
+
+    def _register(self, draft: Draft) -> str:
+        record = self._catalog.register(draft)
+        logger.info(
+            "event=model_registered model_id=%s name=%s version=%d", record.model_id, record.name, record.version
+        )
+        return record.model_id
+
+
+def get_model_registry(config: Config | None = None) -> ModelRegistry:
+    """Return the registry of a configuration; cheap to call again and again.
+
+    Parameters
+    ----------
+    config : Config, optional
+        By default what `compute.load_config` finds.
+    """
+    return ModelRegistry(config if config is not None else load_config())
+
+
+@lru_cache(maxsize=16)
+def _local_catalog(uri: str, config: Config) -> ModelCatalog:
+    return ModelCatalog(open_store(uri, config))
+
+
+def _own(record: ModelRecord) -> ModelRecord:
+    """Return a copy whose objects the caller may change; those of a table in this process are the table's."""
+    changeable = {field: copy.deepcopy(getattr(record, field)) for field in ("metadata", "metrics", "lineage")}
+    return record.model_copy(update=changeable)
+
+
+def _change() -> str:
+    return uuid.uuid4().hex
+
+
+def _fields(
+    model_type: str,
+    metadata: Mapping[str, Any] | None,
+    tags: Iterable[str] | None,
+    name: str | None,
+    metrics: Mapping[str, Any] | None,
+    lineage: Mapping[str, Any] | None,
+    idempotency_key: str | None,
+) -> dict[str, Any]:
+    return {
+        "model_type": check_name(model_type, "model_type"),
+        "name": check_name(model_type if name is None else name),
+        "metadata": check_json(metadata if metadata is not None else {}, "metadata"),
+        "tags": check_tags(tags if tags is not None else ()),
+        "metrics": check_metrics(metrics if metrics is not None else {}),
+        "lineage": check_json(lineage if lineage is not None else {}, "lineage"),
+        "idempotency_key": checked_key(idempotency_key),
+    }
+
+
+def _signature(model: object, example: pd.DataFrame | None) -> Signature | None:
+    """Take the signature from the example's columns that the model knows by name, else from all of them."""
+    derived = derive_signature(model)
+    if example is None:
+        return derived
+    if derived is not None and set(derived.feature_names) <= {str(name) for name in example.columns}:
+        example = example.set_axis([str(name) for name in example.columns], axis=1)[list(derived.feature_names)]
+    task, classes = derive_task(model)
+    return capture_signature(example).model_copy(update={"task": task, "classes": classes})
+
+
+def _try_out(native: Any, draft: Draft, example: pd.DataFrame | None) -> None:
+    """See that model and signature fit together, before anyone relies on it."""
+    if draft.signature is None:
+        return
+    expected, given = _width(native), len(draft.signature.columns)
+    if expected is not None and expected != given:
+        raise InvalidField(
+            f"the signature has {given} features, and the model takes {expected}",
+            hint="Give a signature or an example with the columns that the model was trained on, in their order.",
+            context={"field": "signature"},
+        )
+    if example is None or not len(example):
+        return
+    now = {"version": 1, "created_at": 0, "updated_at": 0}
+    record = ModelRecord.model_validate({**draft.model_dump(exclude={"idempotency_key"}), **now})
+    try:
+        LoadedModel(native, record).predict(example.head(1))
+    except ComputeError:
+        raise
+    except Exception as error:  # whatever the model's library raises
+        raise UnsupportedFormat(
+            f"the model cannot predict its own example: {type(error).__name__}: {error!s:.300}",
+            hint="Give an example of the columns it was trained on; a model of text columns has to be a pipeline.",
+        ) from error
+
+
+def _width(native: Any) -> int | None:
+    """Return the number of features that a native model takes, if it says."""
+    for name in ("num_features", "num_feature"):
+        if callable(getattr(native, name, None)):
+            return int(getattr(native, name)())
+    width = getattr(native, "n_features_in_", None)
+    return None if width is None else int(width)

@@ -1,0 +1,162 @@
+"""Changes of the table of models: each is decided against a table, and returns the events and the answer.
+
+They are commands of `registry.journal` in the making: `ModelCatalog` closes them over their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from compute.errors import Conflict, InvalidField, ModelNotFound, RevisionMismatch
+from registry.entry import Event
+from registry.limits import check_json, check_metrics, check_name, check_tags, merge
+from registry.models import Draft, ModelTable, Name
+from registry.records import ModelRecord, Status
+
+_CHANGEABLE = ("status", "metrics", "tags", "metadata")
+_FIXED = tuple(field for field in ModelRecord.model_fields if field not in _CHANGEABLE)
+
+
+def register(table: ModelTable, draft: Draft) -> tuple[Sequence[Event], ModelRecord]:
+    """Give the draft the next version of its name."""
+    if draft.model_id in table.records:  # the answer to the first attempt was lost
+        return (), table.records[draft.model_id]
+    fingerprint = draft.fingerprint()
+    if draft.idempotency_key is not None and draft.idempotency_key in table.keys:
+        model_id, first = table.keys[draft.idempotency_key]
+        if model_id in table.records:  # deleting a model frees its key
+            if first == fingerprint:
+                return (), table.records[model_id]
+            raise Conflict(
+                f"the idempotency key {draft.idempotency_key!r} was used for {model_id}, which has other content",
+                hint="Use a new key for each model; repeat one only with the very same arguments.",
+                context={"field": "idempotency_key", "model_id": model_id},
+            )
+    now = datetime.now(UTC)
+    record = ModelRecord(
+        **{field: getattr(draft, field) for field in Draft.model_fields if field != "idempotency_key"},
+        version=table.names.get(draft.name, Name()).newest + 1,
+        created_at=now,
+        updated_at=now,
+    )
+    event = {
+        "kind": "registered",
+        "record": record.model_dump(mode="json"),
+        "key": draft.idempotency_key,
+        "fingerprint": fingerprint if draft.idempotency_key is not None else None,
+    }
+    return (event,), record
+
+
+def update(
+    table: ModelTable, model_id: str, updates: Mapping[str, Any], revision: int | None, change: str
+) -> tuple[Sequence[Event], ModelRecord]:
+    """Change status, tags, metrics and metadata; keys that are no field of a record go into the metadata."""
+    record = table.get(model_id)
+    if change in table.changes:
+        return (), record
+    _check_revision(record, revision)
+    fields = _changed_fields(record, updates)
+    if not fields:
+        return (), record
+    now = datetime.now(UTC)
+    event = {"kind": "updated", "model_id": model_id, "fields": fields, "at": now.isoformat(), "change": change}
+    new = {**fields, "tags": tuple(fields.get("tags", record.tags)), "updated_at": now, "revision": record.revision + 1}
+    return (event,), record.model_copy(update=new)
+
+
+def delete(
+    table: ModelTable, model_id: str, revision: int | None, change: str, *, force: bool
+) -> tuple[Sequence[Event], None]:
+    """Hide a model, for good as far as readers can tell; its version is not given again."""
+    if change in table.changes:
+        return (), None
+    record = table.get(model_id)
+    _check_revision(record, revision)
+    if record.aliases and not force:
+        raise Conflict(
+            f"{model_id} is {', '.join(f'{record.name}@{alias}' for alias in record.aliases)}",
+            hint="Point the alias to another version first, or delete with force=True.",
+            context={"model_id": model_id, "aliases": list(record.aliases)},
+        )
+    at = datetime.now(UTC).isoformat()
+    return ({"kind": "deleted", "model_id": model_id, "at": at, "change": change},), None
+
+
+def set_alias(
+    table: ModelTable, name: str, alias: str, version: int | None, change: str
+) -> tuple[Sequence[Event], ModelRecord | None]:
+    """Point an alias to a version, wherever it pointed before; to None takes it away."""
+    known = table.names.get(name)
+    if known is None:
+        raise ModelNotFound(
+            f"there is no model of the name {str(name)[:100]!r}",
+            hint="See registry.list_models() for those there are.",
+            context={"name": str(name)[:100]},
+        )
+    check_name(alias, "alias")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+        raise InvalidField(
+            f"version {version!r:.100} is not allowed", hint="It is an integer.", context={"field": "version"}
+        )
+    current = known.aliases.get(alias)
+    target = None if version is None else table.get_version(name, version, f"{name}:{version}")
+    if current == version or change in table.changes:
+        return (), target
+    model_id = target.model_id if target is not None else table.versions[name, current or 0]
+    now = datetime.now(UTC)
+    event = {
+        "kind": "aliased", "name": name, "alias": alias, "version": version, "model_id": model_id,
+        "at": now.isoformat(), "change": change,
+    }  # fmt: skip
+    if target is not None:
+        aliases = tuple(sorted({*target.aliases, alias}))
+        target = target.model_copy(update={"aliases": aliases, "updated_at": now, "revision": target.revision + 1})
+    return (event,), target
+
+
+def _check_revision(record: ModelRecord, revision: int | None) -> None:
+    if revision is not None and revision != record.revision:
+        raise RevisionMismatch(
+            f"{record.model_id} is at revision {record.revision}, not {revision!r:.100}",
+            hint="Read it again, and decide anew.",
+            context={"model_id": record.model_id, "revision": record.revision},
+        )
+
+
+def _changed_fields(record: ModelRecord, updates: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the new values of the fields that the updates change."""
+    updates = check_json(_listed(updates), "updates")
+    if fixed := [field for field in updates if field in _FIXED]:
+        raise Conflict(
+            f"the field {fixed[0]!r} of a model may not change",
+            hint=f"{', '.join(_CHANGEABLE)} may; a metadata key of that name goes in {{'metadata': {{...}}}}.",
+            context={"field": fixed[0]},
+        )
+    new: dict[str, Any] = {}
+    if "status" in updates:
+        if updates["status"] not in get_args(Status):
+            raise InvalidField(
+                f"status {updates['status']!r:.100} is not allowed",
+                hint=f"It is one of {', '.join(get_args(Status))}.",
+                context={"field": "status"},
+            )
+        new["status"] = updates["status"]
+    if "tags" in updates:
+        new["tags"] = list(check_tags(updates["tags"]))
+    if "metrics" in updates:
+        new["metrics"] = check_metrics(merge(record.metrics, check_json(updates["metrics"], "metrics")))
+    metadata = {key: value for key, value in updates.items() if key not in _CHANGEABLE}
+    metadata = {**check_json(updates.get("metadata", {}), "metadata"), **metadata}
+    new["metadata"] = check_json(merge(record.metadata, metadata), "metadata")
+    old = record.model_dump(mode="json", include=set(new))
+    return {field: value for field, value in new.items() if value != old[field]}
+
+
+def _listed(updates: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let tags be a set, as they may be at registration."""
+    if isinstance(updates, Mapping) and isinstance(updates.get("tags"), set | frozenset):
+        return {**updates, "tags": sorted(updates["tags"])}
+    return updates

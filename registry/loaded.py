@@ -1,0 +1,252 @@
+"""A model that was loaded: the native object, its record, and predictions on raw rows.
+
+The libraries of the models are imported by the time a model is here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compute.errors import CapabilityMissing, ColumnInvalid
+from registry.encoding import encode
+from registry.records import ModelRecord
+from registry.signature import Column, Label, Signature, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_OBJECTIVE = re.compile(r"^objective=(\S+)", re.MULTILINE)
+
+
+class LoadedModel:
+    """A model, ready to predict.
+
+    Parameters
+    ----------
+    model : xgboost.Booster, lightgbm.Booster or scikit-learn estimator
+        The native object.
+    record : ModelRecord
+        What is known about it.
+    threads : int, optional
+        Threads of one prediction; by default as many as the library likes.
+
+    Attributes
+    ----------
+    model : object
+        The native object.
+    record : ModelRecord
+        What is known about it.
+    """
+
+    def __init__(self, model: Any, record: ModelRecord, threads: int | None = None) -> None:
+        self.model = model
+        self.record = record
+        self._threads = threads
+        self._objective = objective(model)
+        if record.format == "xgboost-ubj":
+            if threads is not None:
+                model.set_param({"nthread": threads})
+            # Only the trees up to the best one, where training stopped early, as XGBoost's own estimators do.
+            best = model.attr("best_iteration")
+            self._iterations = (0, 0) if best is None else (0, int(best) + 1)
+            self._in_place = json.loads(model.save_config())["learner"]["gradient_booster"]["name"] != "gblinear"
+        elif record.format == "sklearn-skops" and threads is not None:
+            _set_jobs(model, threads)
+
+    def predict(
+        self,
+        rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]] | NDArray[Any],
+        proba: bool = False,
+    ) -> NDArray[Any]:
+        """Predict from raw rows, as the training table had them.
+
+        Parameters
+        ----------
+        rows : DataFrame, pyarrow.Table, list of dict, or ndarray of shape (rows, features)
+            An array is taken for a matrix that is encoded already.
+        proba : bool
+            Give the probability of each class instead of the class.
+
+        Returns
+        -------
+        ndarray, shape (rows,), or (rows, classes) with ``proba``
+            Numbers of a regression; labels of a classification, classes in the order of the signature.
+
+        Raises
+        ------
+        ColumnMissing, ColumnInvalid
+            Naming the feature.
+        CapabilityMissing
+            When probabilities are asked of a model that has none.
+        """
+        signature = self.record.signature
+        if proba and (signature is None or signature.classes is None):
+            raise CapabilityMissing(
+                f"{self.record.model_id} is a regression and has no probabilities", hint="Leave proba out."
+            )
+        if isinstance(rows, np.ndarray):
+            matrix = self._check_matrix(rows)
+        else:
+            if signature is None:
+                raise CapabilityMissing(
+                    f"{self.record.model_id} was registered without a signature and takes a matrix only",
+                    hint="Register it with example=, a table as it was trained on.",
+                )
+            matrix = encode(rows, signature, self._dtype)
+        if not len(matrix):
+            shape = (0, len(signature.classes)) if proba and signature and signature.classes else (0,)
+            return np.empty(shape, dtype="float64" if proba or not signature or not signature.classes else object)
+        classes = signature.classes if signature is not None else None
+        if self.record.format == "sklearn-skops":
+            return self._predict_estimator(matrix, classes, proba=proba)
+        scores = self._score(matrix)
+        if classes is None:
+            return scores
+        chances = _chances(scores, self._objective)
+        if proba:
+            return np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
+        index: NDArray[np.int64] = (chances > 0.5).astype(int) if chances.ndim == 1 else chances.argmax(axis=1)
+        return _labels(classes)[index]
+
+    @property
+    def _dtype(self) -> Any:
+        return "float32" if self.record.format == "xgboost-ubj" else "float64"
+
+    def _check_matrix(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        signature = self.record.signature
+        if matrix.ndim != 2 or (signature is not None and matrix.shape[1] != len(signature.columns)):
+            wanted = f"(rows, {len(signature.columns)})" if signature is not None else "(rows, features)"
+            raise ColumnInvalid(f"the matrix has the shape {matrix.shape}, not {wanted}", hint="One column a feature.")
+        if matrix.dtype.kind not in "fiub":
+            raise ColumnInvalid(f"the matrix holds {matrix.dtype}, not numbers", hint="Give raw rows as a DataFrame.")
+        return matrix.astype(self._dtype, copy=False)
+
+    def _score(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        if self.record.format == "lightgbm-text":
+            threads = {} if self._threads is None else {"num_threads": self._threads}
+            return cast("NDArray[Any]", self.model.predict(matrix, **threads))
+        margins = self._objective in ("multi:softmax", "binary:logitraw")  # they give labels or margins by themselves
+        if self._in_place:
+            scores = self.model.inplace_predict(
+                matrix,
+                iteration_range=self._iterations,
+                predict_type="margin" if margins else "value",
+                validate_features=False,
+            )
+        else:
+            import xgboost
+
+            table = xgboost.DMatrix(matrix, feature_names=self.model.feature_names, nthread=self._threads)
+            scores = self.model.predict(table, output_margin=margins)
+        return cast("NDArray[Any]", scores)
+
+    def _predict_estimator(
+        self, matrix: NDArray[Any], classes: tuple[Label, ...] | None, *, proba: bool
+    ) -> NDArray[Any]:
+        table = self._named(matrix)
+        if proba:
+            if not hasattr(self.model, "predict_proba"):
+                raise CapabilityMissing(
+                    f"a {type(self.model).__name__} gives no probabilities",
+                    hint="Leave proba out, or train it so that it does (CalibratedClassifierCV).",
+                )
+            return cast("NDArray[Any]", self.model.predict_proba(table))
+        found = cast("NDArray[Any]", self.model.predict(table))
+        if classes is None:
+            return found
+        # The estimator may have been fitted on labels or on their positions: both are in the same order.
+        return _labels(classes)[np.searchsorted(self.model.classes_, found)]
+
+    def _named(self, matrix: NDArray[Any]) -> Any:
+        """Give an estimator that was fitted on a table a table: names as then, categories as text."""
+        names = getattr(self.model, "feature_names_in_", None)
+        signature = self.record.signature
+        if names is None or signature is None:
+            return matrix
+        import pandas as pd
+
+        frame = pd.DataFrame(matrix, columns=list(signature.feature_names))
+        for column in signature.columns:
+            if column.categories is not None:
+                texts = np.array([*column.categories, None], dtype=object)
+                frame[column.name] = texts[frame[column.name].fillna(-1).to_numpy().astype(int)]
+        return frame[list(names)]
+
+
+def derive_signature(model: Any) -> Signature | None:
+    """Return what a native model says about itself: names of its features, all floats; None if it has no names.
+
+    Parameters
+    ----------
+    model : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, or scikit-learn estimator
+    """
+    booster = model.get_booster() if hasattr(model, "get_booster") else getattr(model, "booster_", model)
+    names: Any = getattr(booster, "feature_names", None)  # of xgboost
+    if names is None and callable(getattr(booster, "feature_name", None)):
+        names = booster.feature_name()  # of lightgbm
+    if names is None:
+        names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        return None
+    task, classes = derive_task(model)
+    columns = tuple(Column(name=str(name), dtype="float", nullable=True) for name in names)
+    return Signature(columns=columns, task=task, classes=classes)
+
+
+def derive_task(model: Any) -> tuple[Task, tuple[Label, ...] | None]:
+    """Return what a native model predicts, and its classes."""
+    known = getattr(model, "classes_", None)
+    if known is not None and not isinstance(known, list):
+        classes: tuple[Label, ...] = tuple(np.asarray(known).tolist())
+    else:
+        booster = model.get_booster() if hasattr(model, "get_booster") else getattr(model, "booster_", model)
+        name = objective(booster)
+        if name.startswith("multi"):
+            count = (
+                booster.num_model_per_iteration()
+                if hasattr(booster, "num_model_per_iteration")
+                else int(json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"])
+            )
+            classes = tuple(range(count))
+        elif name.startswith("binary") or name in ("cross_entropy",):
+            classes = (0, 1)
+        else:
+            return "regression", None
+    if len(classes) < 2:
+        return "regression", None
+    return ("binary" if len(classes) == 2 else "multiclass"), classes
+
+
+def objective(model: Any) -> str:
+    """Return the name of the loss that a booster was trained on; empty for other models."""
+    if hasattr(model, "save_config"):
+        return str(json.loads(model.save_config())["learner"]["objective"]["name"])
+    if hasattr(model, "model_to_string"):
+        match = _OBJECTIVE.search(model.model_to_string(num_iteration=1))
+        return match[1] if match else ""
+    return ""
+
+
+def _chances(scores: NDArray[Any], name: str) -> NDArray[Any]:
+    if name == "binary:logitraw":
+        return cast("NDArray[Any]", 1 / (1 + np.exp(-scores)))
+    if name == "multi:softmax":
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return cast("NDArray[Any]", powers / powers.sum(axis=1, keepdims=True))
+    return scores
+
+
+def _labels(classes: tuple[Label, ...]) -> NDArray[Any]:
+    return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+
+
+def _set_jobs(estimator: Any, threads: int) -> None:
+    jobs = {key: threads for key in estimator.get_params() if key == "n_jobs" or key.endswith("__n_jobs")}
+    estimator.set_params(**jobs)

@@ -1,0 +1,254 @@
+"""The table of models: plain state built from events. No Ray, no I/O.
+
+Every change is decided against the table as it is and written down as an event; `ModelTable.apply` makes it so. The
+same events in the same order give the same table in every process.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from datetime import datetime
+from itertools import islice
+from typing import Any, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from compute.errors import Corrupt, InvalidField, ModelNotFound
+from registry.entry import Event, encode_json
+from registry.limits import is_id
+from registry.overlay import Overlay
+from registry.records import Artifact, Format, Metrics, ModelRecord
+from registry.signature import Signature
+
+CHAMPION = "champion"
+"""The alias that a name alone stands for, when it is set."""
+
+_REMEMBERED_CHANGES = 10_000
+
+
+class Draft(BaseModel):
+    """What is to be registered; its fields were checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_id: str
+    name: str
+    model_type: str
+    format: Format
+    artifact: Artifact
+    signature: Signature | None = None
+    metadata: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+    metrics: Metrics = {}
+    lineage: dict[str, Any] = {}
+    idempotency_key: str | None = None
+
+    def fingerprint(self) -> str:
+        """Return what tells a repetition from another registration under the same idempotency key."""
+        content = self.model_dump(mode="json", exclude={"model_id", "idempotency_key"})
+        return hashlib.sha256(encode_json(content)).hexdigest()
+
+
+class Name(NamedTuple):
+    """What is known about a name: the newest version it was given, and which its aliases point to."""
+
+    newest: int = 0
+    aliases: Mapping[str, int] = {}
+
+
+def new_id() -> str:
+    """Make an id of a model, which cannot be guessed.
+
+    Examples
+    --------
+    >>> is_id(new_id())
+    True
+    """
+    return f"m-{uuid.uuid4().hex}"
+
+
+class ModelTable:
+    """All models, their names and aliases; a `registry.journal.State`."""
+
+    def __init__(self) -> None:
+        self.records: MutableMapping[str, ModelRecord] = {}
+        self.deleted: MutableMapping[str, tuple[ModelRecord, str]] = {}
+        """With the time of deletion."""
+        self.order: MutableMapping[str, int] = {}
+        """When each was registered, deleted ones too: 1 is the first."""
+        self.names: MutableMapping[str, Name] = {}
+        self.versions: MutableMapping[tuple[str, int], str] = {}
+        self.keys: MutableMapping[str, tuple[str, str]] = {}
+        """Idempotency keys, with the model's id and the fingerprint of its draft."""
+        self.changes: MutableMapping[str, str] = {}
+        """Ids of late changes and the models they changed: a call that is repeated after a crash happens once."""
+
+    # Reading
+
+    def get(self, model_id: str) -> ModelRecord:
+        """Return a record by its id."""
+        record = self.records.get(model_id) if isinstance(model_id, str) else None
+        if record is None:
+            raise ModelNotFound(
+                f"there is no model {str(model_id)[:100]!r}",
+                hint="See registry.list_models() for those there are.",
+                context={"model_id": str(model_id)[:100]},
+            )
+        return record
+
+    def resolve(self, reference: str) -> ModelRecord:
+        """Return the record that an id, ``name``, ``name@alias`` or ``name:version`` stands for."""
+        if not isinstance(reference, str) or is_id(reference) or reference in self.records:
+            return self.get(reference)
+        name, at, alias = reference.partition("@")
+        if at:
+            return self.get_version(name, self.names.get(name, Name()).aliases.get(alias), reference)
+        name, colon, version = reference.partition(":")
+        if colon:
+            return self.get_version(name, int(version) if version.isdecimal() else None, reference)
+        known = self.names.get(name, Name())
+        if CHAMPION in known.aliases:
+            return self.get_version(name, known.aliases[CHAMPION], reference)
+        for number in range(known.newest, 0, -1):
+            record = self.records.get(self.versions.get((name, number), ""))
+            if record is not None and record.status == "active":
+                return record
+        return self.get_version(name, None, reference)
+
+    def get_version(self, name: str, version: int | None, reference: str) -> ModelRecord:
+        """Return a version of a name; the reference is for the error."""
+        record = self.records.get(self.versions.get((name, version or 0), ""))
+        if record is not None:
+            return record
+        known = self.names.get(name)
+        if known is None:
+            what = f"there is no model of the name {name[:100]!r}"
+        elif "@" in reference or ":" in reference:
+            aliases = ", ".join(sorted(known.aliases)) or "none"
+            what = f"{reference[:100]!r} is no version of {name!r}, whose newest is {known.newest} (aliases: {aliases})"
+        else:
+            what = f"no version of {name!r} is active, and it has no alias {CHAMPION!r}"
+        raise ModelNotFound(
+            what,
+            hint="Name a model by its id, or as name, name:3 or name@champion; registry.list_models() lists them.",
+            context={"reference": reference[:100]},
+        )
+
+    def newest_first(self, before: int | None = None) -> Iterator[ModelRecord]:
+        """Give all records, the one registered last first."""
+        for model_id in reversed(tuple(self.records)):
+            if before is None or self.order[model_id] < before:
+                yield self.records[model_id]
+
+    # State
+
+    def apply(self, event: Event) -> None:
+        """Make the change that an event says."""
+        kind = event["kind"]
+        if kind == "registered":
+            self._add(ModelRecord.model_validate(event["record"]))
+            if event["key"] is not None:
+                self.keys[event["key"]] = (event["record"]["model_id"], event["fingerprint"])
+            return
+        if kind == "updated":
+            changes = {**event["fields"]}
+            if "tags" in changes:
+                changes["tags"] = tuple(changes["tags"])
+            self._replace(event["model_id"], event["at"], changes)
+        elif kind == "aliased":
+            self._point(event["name"], event["alias"], event["version"], event["at"])
+        elif kind == "deleted":
+            self._remove(event["model_id"], event["at"])
+        else:
+            raise Corrupt(f"the journal of models holds an event of the unknown kind {kind!r}")
+        self.changes[event["change"]] = event["model_id"]
+        if len(self.changes) > 2 * _REMEMBERED_CHANGES:
+            for change in list(islice(self.changes, _REMEMBERED_CHANGES)):
+                del self.changes[change]
+
+    def fork(self) -> Self:
+        """Return a copy that takes changes of its own."""
+        fork = copy.copy(self)
+        for field, mapping in vars(self).items():
+            setattr(fork, field, Overlay(mapping))
+        return fork
+
+    def dump(self) -> Iterable[Any]:
+        """Return the table as JSON values."""
+        records, deleted, order = dict(self.records), dict(self.deleted), dict(self.order)
+        names, keys, changes = dict(self.names), dict(self.keys), dict(self.changes)
+
+        def items() -> Iterator[Any]:
+            for model_id in order:
+                record, at = deleted[model_id] if model_id in deleted else (records[model_id], None)
+                yield {"record": record.model_dump(mode="json"), "deleted_at": at}
+            for name, known in names.items():
+                yield {"name": name, "newest": known.newest, "aliases": dict(known.aliases)}
+            for key, (model_id, fingerprint) in keys.items():
+                yield {"key": key, "model_id": model_id, "fingerprint": fingerprint}
+            for change, model_id in changes.items():
+                yield {"change": change, "model_id": model_id}
+
+        return items()
+
+    def load(self, items: Iterable[Any]) -> None:
+        """Take the table from what `dump` gave."""
+        for item in items:
+            if "record" in item:
+                record = ModelRecord.model_validate(item["record"])
+                self._add(record)
+                if item["deleted_at"] is not None:
+                    self._remove(record.model_id, item["deleted_at"])
+            elif "name" in item:
+                self.names[item["name"]] = Name(item["newest"], item["aliases"])
+            elif "key" in item:
+                self.keys[item["key"]] = (item["model_id"], item["fingerprint"])
+            else:
+                self.changes[item["change"]] = item["model_id"]
+
+    def _add(self, record: ModelRecord) -> None:
+        known = self.names.get(record.name, Name())
+        self.records[record.model_id] = record
+        self.order[record.model_id] = len(self.order) + 1
+        self.versions[record.name, record.version] = record.model_id
+        self.names[record.name] = known._replace(newest=max(known.newest, record.version))
+
+    def _replace(self, model_id: str, at: str, changes: dict[str, Any]) -> None:
+        record = self.records[model_id]
+        self.records[model_id] = record.model_copy(
+            update={**changes, "updated_at": datetime.fromisoformat(at), "revision": record.revision + 1}
+        )
+
+    def _point(self, name: str, alias: str, version: int | None, at: str) -> None:
+        known = self.names[name]
+        aliases = dict(known.aliases)
+        touched = {aliases.pop(alias, None), version} - {None}
+        if version is not None:
+            aliases[alias] = version
+        self.names[name] = known._replace(aliases=aliases)
+        for number in touched:
+            model_id = self.versions[name, number]  # type: ignore[index]
+            pointing = tuple(sorted(key for key, target in aliases.items() if target == number))
+            self._replace(model_id, at, {"aliases": pointing})
+
+    def _remove(self, model_id: str, at: str) -> None:
+        record = self.records.pop(model_id)
+        del self.versions[record.name, record.version]
+        known = self.names[record.name]
+        aliases = {alias: version for alias, version in known.aliases.items() if version != record.version}
+        self.names[record.name] = known._replace(aliases=aliases)
+        self.deleted[model_id] = (record.model_copy(update={"aliases": ()}), at)
+
+
+def checked_key(key: object) -> str | None:
+    """Return an idempotency key, or None for none."""
+    if key is None or (isinstance(key, str) and 1 <= len(key) <= 200 and key.isprintable()):
+        return key
+    raise InvalidField(
+        f"idempotency_key {key!r:.100} is not allowed",
+        hint="It is a text of 1 to 200 printable characters.",
+        context={"field": "idempotency_key"},
+    )
