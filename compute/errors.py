@@ -50,6 +50,8 @@ class ComputeError(Exception):
 
     def __init__(self, detail: str, hint: str = "", context: Mapping[str, Any] | None = None) -> None:
         super().__init__(detail, hint, dict(context or {}))
+        # Again: the time-outs are OSErrors too, whose constructor keeps two arguments of three.
+        self.args = (detail, hint, dict(context or {}))
 
     @property
     def detail(self) -> str:
