@@ -7,8 +7,6 @@ Other Ray programs, in any namespace of the cluster, call it without HTTP::
     solver = serve.get_app_handle("solver")
     query = {"type": "prediction", "model": "delays@champion", "entities": [{"distance": 1416, "carrier": "UA"}]}
     solver.solve.remote(query).result()["predictions"]
-
-ray is imported inside `build`: reading this module must not cost what Serve costs.
 """
 
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from compute import load_config
 from deployments.application import Application
 from deployments.log import log_to_stderr
-from deployments.replicas import ReplicaArgs, deployment_options
+from deployments.replicas import ReplicaArgs, serve_application
 from deployments.solver_api import solver_api
 from solver import get_solver_service
 
@@ -64,8 +62,4 @@ class Solver:
 
 def build(args: SolverAppArgs) -> "ServeApplication":
     """Return the application for Serve."""
-    from ray import serve
-
-    options = deployment_options(args, load_config(args.config_path).scaling)
-    deployment = serve.deployment(serve.ingress()(Solver)).options(name="Solver", **options)
-    return deployment.bind(args)
+    return serve_application(Solver, args, load_config(args.config_path).scaling)

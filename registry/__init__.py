@@ -10,6 +10,9 @@ from registry.overlay import Overlay
 from registry.records import Artifact, ModelRecord
 from registry.signature import Column, Signature, capture_signature
 from registry.store import FileStore, ObjectStore, open_store
+from registry.task_client import TaskRegistry, get_task_registry
+from registry.task_work import TaskContext
+from registry.tasks import TaskRecord
 
 __all__ = [
     "Artifact",
@@ -25,8 +28,12 @@ __all__ = [
     "SearchPage",
     "Signature",
     "State",
+    "TaskContext",
+    "TaskRecord",
+    "TaskRegistry",
     "capture_signature",
     "encode",
     "get_model_registry",
+    "get_task_registry",
     "open_store",
 ]

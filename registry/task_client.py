@@ -5,6 +5,7 @@ Ray is imported inside the functions: without a cluster it is not needed.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -14,16 +15,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
-from compute import Config, get_compute_manager, load_config
-from compute.errors import ComputeError
+import compute
+from compute import Config, load_config
+from compute.errors import BackendUnavailable, ComputeError
 from registry.store import open_store
+from registry.task_actor import get_actor
 from registry.task_service import TaskService
 from registry.task_work import keep_payload, read_progress, read_result, remove_payload
 from registry.tasks import TaskRecord, new_task_id
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-_services: dict[tuple[str, str], TaskService] = {}
+_PATIENCE = 120.0
+"""Seconds in which the actor answers, a restart of it included."""
+
+_services: dict[str, TaskService] = {}
 _services_lock = threading.Lock()
 
 
@@ -48,12 +56,8 @@ class TaskRegistry:
         self._store = open_store(config.storage.uri, config)
         self._actor: Any = None
         self._service: TaskService | None = None
-        if _on_ray(config):
-            from registry.task_actor import get_actor
-
-            self._actor = get_actor(config, entry)
-        else:
-            self._service = _service_here(config, entry)
+        if not _on_ray(config):
+            self._service = _service_here(config)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TaskRegistry, (self.config, self.entry)
@@ -102,6 +106,7 @@ class TaskRegistry:
         place = keep_payload(self._store, task_id, payload)
         fields = {
             "kind": kind,
+            "entry": self.entry,
             "payload": place,
             "fingerprint": fingerprint or place["sha256"],
             "caller": caller,
@@ -137,7 +142,11 @@ class TaskRegistry:
 
     def wait(self, task_id: str, timeout: float | None = None) -> TaskRecord:
         """Return the record when the task has ended, or as it is after `timeout` seconds."""
-        return self._ask(lambda actor: actor.wait.remote(task_id, timeout), lambda s: _wait(s, task_id, timeout))
+        return self._ask(
+            lambda actor: actor.wait.remote(task_id, timeout),
+            lambda service: _wait(service, task_id, timeout),
+            patience=None if timeout is None else timeout + _PATIENCE,
+        )
 
     def result(self, record: TaskRecord) -> Any:
         """Return the answer of a task that succeeded, straight from the store."""
@@ -151,21 +160,46 @@ class TaskRegistry:
         """Without Ray: stop running tasks in this process; they go on when the storage is opened again."""
         if self._service is not None:
             with _services_lock:
-                _services.pop((self.config.storage.uri, self.entry), None)
+                _services.pop(self.config.storage.uri, None)
             self._service.close()
 
-    def _ask(self, remote: Callable[[Any], Any], local: Callable[[TaskService], T]) -> T:
+    def _ask(
+        self,
+        remote: Callable[[Any], Any],
+        local: Callable[[TaskService], T],
+        *,
+        patience: float | None = _PATIENCE,
+    ) -> T:
         if self._service is not None:
             return local(self._service)
         import ray
+        from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
-        try:
-            answer: T = ray.get(remote(self._actor))
-            return answer
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ComputeError):
-                raise error.cause from None
-            raise
+        for last in (False, True):
+            try:
+                answer: T = ray.get(remote(self._find(renew=last)), timeout=patience)
+            except RayTaskError as error:
+                raise error.cause from error.cause.__cause__
+            except ActorDiedError as error:
+                if last:
+                    raise BackendUnavailable(
+                        f"the actor that keeps the tasks does not stay alive: {error}",
+                        hint="See its log in Ray's session directory.",
+                    ) from error
+                logger.warning("event=task_actor_died action=find_or_create reason=%r", str(error))
+            except GetTimeoutError as error:
+                raise BackendUnavailable(
+                    f"the actor that keeps the tasks did not answer in {patience:g} s",
+                    hint="See whether the cluster has a live node: ray status. The call may have been carried out.",
+                ) from error
+            else:
+                return answer
+        raise AssertionError("the loop returns or raises")  # for the type checker
+
+    def _find(self, *, renew: bool) -> Any:
+        if self._actor is None or renew:
+            self._actor = get_actor(self.config)
+        return self._actor
 
 
 def get_task_registry(entry: str, config: Config | None = None) -> TaskRegistry:
@@ -185,12 +219,12 @@ def _wait(service: TaskService, task_id: str, timeout: float | None) -> TaskReco
         return service.get(task_id)
 
 
-def _service_here(config: Config, entry: str) -> TaskService:
-    key = (config.storage.uri, entry)
+def _service_here(config: Config) -> TaskService:
+    key = config.storage.uri
     with _services_lock:
         if key not in _services:
             name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-            _services[key] = TaskService(config, entry, name=name, manager=lambda: get_compute_manager(config=config))
+            _services[key] = TaskService(config, name=name, manager=lambda: compute.get_compute_manager(config=config))
         return _services[key]
 
 

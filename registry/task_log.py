@@ -39,7 +39,7 @@ class TaskLog:
     >>> from registry.tasks import new_task_id
     >>> store = FileStore(tempfile.mkdtemp())
     >>> log = TaskLog(store, retention=60)
-    >>> task = dict(kind="prediction", payload={"json": {}}, fingerprint="f", runner="r", until=0.0)
+    >>> task = dict(kind="prediction", entry="m:f", payload={"json": {}}, fingerprint="f", runner="r", until=0.0)
     >>> task_id = log.accept(new_task_id(), **task).task_id
     >>> TaskLog(store, retention=60).get(task_id).state
     <TaskState.PENDING: 'PENDING'>

@@ -39,8 +39,6 @@ class TaskRunner:
         The table of tasks and its journal.
     config : Config
         Goes with each task to its worker.
-    entry : str
-        Reference of the function that answers, ``"module:function"``; called with the payload and a `TaskContext`.
     name : str
         Of this runner. One that comes back under its name goes on with its tasks at once; those of
         other names are taken over when their lease has run out.
@@ -52,7 +50,6 @@ class TaskRunner:
         self,
         log: TaskLog,
         config: Config,
-        entry: str,
         *,
         name: str,
         manager: Callable[[], ComputeManager],
@@ -62,7 +59,6 @@ class TaskRunner:
         self.log = log
         self.name = name
         self._config = config
-        self._entry = entry
         self._make_manager = manager
         self._slots = slots
         self._lease = lease
@@ -138,8 +134,9 @@ class TaskRunner:
             except (TaskNotFinished, TaskNotFound) as refused:
                 # It ended meanwhile (cancelled, mostly), or another runner has it: nothing of ours is to be committed.
                 logger.info("task_id=%s runner=%s refused=%r", task_id, self.name, str(refused))
-            except ComputeError:
-                # The storage failed. The task is open still, and the next heartbeat takes it up again.
+            except Exception:
+                # The storage failed, most likely. The task is open still, and the next heartbeat takes it up again:
+                # this thread must be there for it.
                 logger.exception("task_id=%s runner=%s left_open=true", task_id, self.name)
             finally:
                 with self._lock:
@@ -157,7 +154,6 @@ class TaskRunner:
         manager = self._get_manager()
         work_id = manager.submit_task(
             execute,
-            self._entry,
             record,
             self._config,
             timeout=record.timeout,
@@ -221,7 +217,8 @@ class TaskRunner:
                 self._heartbeat()
                 if time.monotonic() - self._swept > _SWEEP:
                     self.sweep()
-            except ComputeError:
+            except Exception:
+                # Whatever it was (the storage, most likely): without a next beat our tasks would go to others.
                 logger.exception("runner=%s heartbeat=failed", self.name)
 
     def _heartbeat(self) -> None:

@@ -25,8 +25,6 @@ class TaskService:
     ----------
     config : Config
         ``storage.uri`` holds the journal; ``monitoring.metrics_retention.days`` is how long finished tasks are kept.
-    entry : str
-        ``"module:function"`` that answers a task.
     name : str
         Of the runner.
     manager : callable
@@ -36,7 +34,6 @@ class TaskService:
     def __init__(
         self,
         config: Config,
-        entry: str,
         *,
         name: str,
         manager: Callable[[], ComputeManager],
@@ -46,7 +43,7 @@ class TaskService:
     ) -> None:
         retention = config.monitoring.metrics_retention.days * DAY
         self.log = TaskLog(open_store(config.storage.uri, config), retention=retention, max_open=max_open)
-        self.runner = TaskRunner(self.log, config, entry, name=name, manager=manager, slots=slots, lease=lease)
+        self.runner = TaskRunner(self.log, config, name=name, manager=manager, slots=slots, lease=lease)
         self.runner.open()
 
     def accept(self, task_id: str, **fields: Any) -> TaskRecord:

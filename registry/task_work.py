@@ -15,6 +15,7 @@ from typing import Any
 
 from compute import Config
 from compute.errors import ConfigurationError, Corrupt, KeyNotFound, TaskExpired
+from registry.entry import encode_json
 from registry.store import ObjectStore, open_store
 from registry.tasks import TaskRecord
 
@@ -57,7 +58,7 @@ class TaskContext:
             self._store.put(_progress_key(self.task_id), json.dumps(body).encode())
 
 
-def execute(entry: str, record: TaskRecord, config: Config) -> dict[str, Any]:
+def execute(record: TaskRecord, config: Config) -> dict[str, Any]:
     """Answer a task: read its payload, call the function, keep the result. Runs in a worker.
 
     Returns
@@ -66,8 +67,8 @@ def execute(entry: str, record: TaskRecord, config: Config) -> dict[str, Any]:
         Where the result lies: ``{"key", "size", "sha256"}``. It counts once the table has committed it.
     """
     store = open_store(config.storage.uri, config)
-    answer = _resolve(entry)(read_payload(store, record.payload), TaskContext(record.task_id, config, store))
-    data = _encoded(answer)
+    answer = _resolve(record.entry)(read_payload(store, record.payload), TaskContext(record.task_id, config, store))
+    data = encode_json(answer)
     # A key of this run's own: two runs of one task never write over each other.
     key = f"tasks/results/{record.task_id}/{record.runs}-{secrets.token_hex(4)}.json"
     store.put(key, data)
@@ -76,7 +77,7 @@ def execute(entry: str, record: TaskRecord, config: Config) -> dict[str, Any]:
 
 def keep_payload(store: ObjectStore, task_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the form of the payload that goes into the record; a large one is written to the store first."""
-    data = _encoded(payload, sort_keys=True)
+    data = encode_json(payload)
     digest = hashlib.sha256(data).hexdigest()
     if len(data) <= INLINE_BYTES:
         return {"json": payload, "size": len(data), "sha256": digest}
@@ -136,10 +137,6 @@ def _read(store: ObjectStore, place: Mapping[str, Any]) -> Any:
     if hashlib.sha256(data).hexdigest() != place["sha256"]:
         raise Corrupt(f"the object {place['key']} is not what was written", context={"key": place["key"]})
     return json.loads(data)
-
-
-def _encoded(value: Any, *, sort_keys: bool = False) -> bytes:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
 def _progress_key(task_id: str) -> str:

@@ -41,7 +41,9 @@ class TaskRecord(BaseModel):
 
     task_id: str
     kind: str
-    caller: str
+    entry: str
+    """The function that answers it, as ``module:function``."""
+    caller: str = ""
     state: TaskState = TaskState.PENDING
     runs: int = 0
     """How often a runner began it."""
@@ -94,8 +96,8 @@ class TaskTable:
     >>> table = TaskTable(retention=60)
     >>> task_id = new_task_id(0)
     >>> payload = {"json": {}, "sha256": "ab"}
-    >>> event = table.accept(task_id, kind="prediction", payload=payload, fingerprint="ab", runner="r1", now=0.0)
-    >>> table.apply(event)
+    >>> fields = dict(kind="prediction", entry="m:f", payload=payload, fingerprint="ab", runner="r1")
+    >>> table.apply(table.accept(task_id, now=0.0, **fields))
     >>> table.apply(table.start(task_id, runner="r1", now=1.0))
     >>> table.get(task_id).state
     <TaskState.RUNNING: 'RUNNING'>
@@ -167,6 +169,7 @@ class TaskTable:
         task_id: str,
         *,
         kind: str,
+        entry: str,
         payload: Mapping[str, Any],
         fingerprint: str,
         runner: str,
@@ -192,7 +195,7 @@ class TaskTable:
         if earlier is None and idempotency_key is not None:
             earlier = self.find(caller, idempotency_key)
         if earlier is not None:
-            if (earlier.fingerprint, earlier.kind) == (fingerprint, kind):
+            if (earlier.fingerprint, earlier.kind, earlier.entry) == (fingerprint, kind, entry):
                 return earlier
             raise Conflict(
                 f"the idempotency key {idempotency_key!r} was used for another question, the task {earlier.task_id}",
@@ -208,6 +211,7 @@ class TaskTable:
         record = TaskRecord(
             task_id=task_id,
             kind=kind,
+            entry=entry,
             caller=caller,
             idempotency_key=idempotency_key,
             payload=dict(payload),

@@ -10,11 +10,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compute import Config
-from compute.errors import ColumnMissing, InvalidField, ModelNotFound
+from compute.errors import InvalidField, ModelNotFound
 from registry import LoadedModel, ModelRecord, Signature, TaskContext, encode, get_model_registry
 from solver.queries import DEFAULT_TARGET, PredictionParameters, PredictionQuery
 
@@ -36,8 +35,6 @@ _SMALL_BYTES = 32 * 2**20
 _LOADED = 8
 _loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
 _lock = threading.Lock()
-
-Entities = Sequence[Mapping[str, Any]]
 
 
 def prepare(query: PredictionQuery, parameters: PredictionParameters, config: Config) -> PredictionQuery:
@@ -69,8 +66,7 @@ def prepare(query: PredictionQuery, parameters: PredictionParameters, config: Co
         return query
     record = find_model(query, parameters, config)
     if isinstance(query.entities, list):
-        signature = _signature(record)
-        encode(_frame(query.entities, signature), signature)
+        encode(query.entities, _signature(record))
     return query.model_copy(update={"model_id": record.model_id, "model": None})
 
 
@@ -173,15 +169,15 @@ def _predict_here(
     """Predict inline entities in this process; their number is small."""
     assert isinstance(query.entities, list)  # said by _inline
     loaded = _load(record, config)
-    frame = _frame(query.entities, _signature(record))
+    rows, signature = query.entities, _signature(record)
     result: dict[str, Any] = {
-        "predictions": _plain(loaded.predict(frame)),
-        "rows": len(frame),
-        "plan": {"mode": "single", "reason": f"{len(frame):,} entities came with the question"},
+        "predictions": _plain(loaded.predict(rows)),
+        "rows": len(rows),
+        "plan": {"mode": "single", "reason": f"{len(rows):,} entities came with the question"},
     }
     if parameters.probabilities:
-        result["classes"] = list(_signature(record).classes or ())
-        result["probabilities"] = _plain(loaded.predict(frame, proba=True))
+        result["classes"] = list(signature.classes or ())
+        result["probabilities"] = _plain(loaded.predict(rows, proba=True))
     return result
 
 
@@ -189,12 +185,14 @@ def _predict_table(
     record: ModelRecord, query: PredictionQuery, parameters: PredictionParameters, context: TaskContext
 ) -> dict[str, Any]:
     """Predict a table, or many entities; into a Parquet file, unless they are few and no file is named."""
+    import pandas as pd
+
     from jobs import predict_batch
 
     data: Any = query.entities
     rows = _count(data, context.config)
     if isinstance(data, list):
-        data = _frame(data, _signature(record))
+        data = pd.DataFrame.from_records(data, columns=list(_signature(record).feature_names))
     options = {
         "distributed": parameters.distribute_data,
         "proba": parameters.probabilities,
@@ -297,14 +295,14 @@ def _newest(model_type: str | None, config: Config) -> ModelRecord:
             hint=f"Give model_id, model or training_data; or entities of which some carry a {DEFAULT_TARGET!r}.",
             context={"field": "query_data.model"},
         )
-    records = get_model_registry(config).list_models(model_type=model_type, status="active")
+    records = get_model_registry(config).list_models(model_type=model_type, status="active", limit=1)
     if not records:
         raise ModelNotFound(
             f"no active model of the type {model_type!r} is registered",
             hint="Train one first; or give labelled entities, or training_data, with the query.",
             context={"model_type": model_type},
         )
-    return max(records, key=lambda record: record.created_at)
+    return records[0]
 
 
 def _signature(record: ModelRecord) -> Signature:
@@ -315,24 +313,6 @@ def _signature(record: ModelRecord) -> Signature:
             context={"model_id": record.model_id},
         )
     return record.signature
-
-
-def _frame(entities: Entities, signature: Signature) -> pd.DataFrame:
-    """Return the features of the entities as a table: an unknown value is null, a key that is not there a mistake."""
-    import pandas as pd
-
-    columns = {}
-    for name in signature.feature_names:
-        try:
-            columns[name] = [entity[name] for entity in entities]
-        except KeyError:
-            row = next(index for index, entity in enumerate(entities) if name not in entity)
-            raise ColumnMissing(
-                f"row {row} has no feature {name!r}",
-                hint="Give every feature of the model; null where the value is not known.",
-                context={"feature": name, "row": row},
-            ) from None
-    return pd.DataFrame(columns)
 
 
 def _load(record: ModelRecord, config: Config) -> LoadedModel:
@@ -354,10 +334,9 @@ def _plain(values: npt.NDArray[Any]) -> list[Any]:
     """Return an array in JSON's values; what is no finite number becomes null."""
     import numpy as np
 
+    if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
+        unknown = ~np.isfinite(values)
+        values = values.astype(object)
+        values[unknown] = None
     plain: list[Any] = values.tolist()
-    if values.dtype.kind != "f" or bool(np.isfinite(values).all()):
-        return plain
-    objects = values.astype(object)
-    objects[~np.isfinite(values)] = None
-    plain = objects.tolist()
     return plain

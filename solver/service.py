@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from compute import Config, TaskState, check_uri, get_compute_manager, load_config
+import compute
+from compute import Config, TaskState, check_uri, load_config
 from compute.errors import InvalidField, ResultTimeout, TaskCancelled, from_problem
 from registry import TaskContext, TaskRecord, TaskRegistry, get_task_registry
 from solver import prediction
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _KEY_LENGTH = 255
 _QUICK_THREADS = 8
+_WAITING_CPUS = 0.1
 
 
 class SolverService:
@@ -216,6 +218,8 @@ class SolverService:
             idempotency_key=idempotency_key,
             priority=parameters.priority,
             timeout=parameters.timeout,
+            # What only waits for workers of its own leaves the CPUs to them.
+            resources={"cpu": _WAITING_CPUS} if parameters.distribute_data else None,
         )
 
     def _solve_here(self, query: Query, parameters: Parameters, timeout: float | None) -> dict[str, Any]:
@@ -237,7 +241,7 @@ class SolverService:
         with self._lock:
             if self._tasks is None:
                 # Connects to the cluster that the configuration names, when it names one.
-                get_compute_manager(config=self.config)
+                compute.get_compute_manager(config=self.config)
                 self._tasks = get_task_registry(ENTRY, self.config)
             return self._tasks
 

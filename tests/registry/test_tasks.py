@@ -19,7 +19,7 @@ ENDS = st.sampled_from([TaskState.SUCCEEDED, TaskState.FAILED, TaskState.TIMED_O
 
 
 def accept(table: TaskTable, task_id: str, now: float = 0.0, **fields: Any) -> TaskRecord:
-    question = {"kind": "prediction", "payload": {"json": {}}, "fingerprint": "f", "runner": "r1"}
+    question = {"kind": "prediction", "entry": "m:f", "payload": {"json": {}}, "fingerprint": "f", "runner": "r1"}
     decided = table.accept(task_id, now=now, **{**question, **fields})
     if isinstance(decided, TaskRecord):
         return decided
@@ -148,7 +148,9 @@ class Tasks(RuleBasedStateMachine):
             assert fork.open_count == len(self.open) - 1
         fork.apply(fork.lease("r9", 1e9))
         accepted = (
-            fork.accept(new_task_id(self.now), kind="k", payload={}, fingerprint="f", runner="r1", now=self.now)
+            fork.accept(
+                new_task_id(self.now), kind="k", entry="m:f", payload={}, fingerprint="f", runner="r1", now=self.now
+            )
             if fork.open_count < 6
             else None
         )

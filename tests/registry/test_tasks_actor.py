@@ -27,14 +27,14 @@ def tasks(ray_cluster: str, config: Config) -> Iterator[TaskRegistry]:
     import ray
 
     yield get_task_registry(ENTRY, config)
-    ray.kill(get_actor(config, ENTRY))
+    ray.kill(get_actor(config))
 
 
 def kill(config: Config) -> None:
     """Kill the actor's process, as the kernel does when memory is short."""
     import ray
 
-    pid = ray.get(get_actor(config, ENTRY).__ray_call__.remote(lambda _: os.getpid()))
+    pid = ray.get(get_actor(config).__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, signal.SIGKILL)
     end = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and time.monotonic() < end:

@@ -15,7 +15,13 @@ from registry import FileStore
 from registry.task_log import TaskLog
 from registry.tasks import new_task_id
 
-QUESTION: dict[str, Any] = {"kind": "prediction", "payload": {"json": {}}, "fingerprint": "f", "runner": "r1"}
+QUESTION: dict[str, Any] = {
+    "kind": "prediction",
+    "entry": "m:f",
+    "payload": {"json": {}},
+    "fingerprint": "f",
+    "runner": "r1",
+}
 
 
 @pytest.fixture

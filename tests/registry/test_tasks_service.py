@@ -135,10 +135,8 @@ def test_a_repetition_is_the_same_task_and_leaves_nothing_behind(tasks: TaskRegi
 
 
 def test_too_many_open_tasks_are_refused_and_those_accepted_run(local: Config) -> None:
-    service = TaskService(
-        local, ENTRY, name="r", manager=lambda: get_compute_manager(config=local), slots=1, max_open=3
-    )
-    fields = {"kind": "t", "fingerprint": "f", "payload": {"json": {"do": "sleep", "seconds": 0.5}}}
+    service = TaskService(local, name="r", manager=lambda: get_compute_manager(config=local), slots=1, max_open=3)
+    fields = {"kind": "t", "entry": ENTRY, "fingerprint": "f", "payload": {"json": {"do": "sleep", "seconds": 0.5}}}
     try:
         accepted = [service.accept(new_task_id(), **fields) for _ in range(3)]
         with pytest.raises(Overloaded, match="3 tasks are open"):
@@ -153,11 +151,13 @@ def test_too_many_open_tasks_are_refused_and_those_accepted_run(local: Config) -
 def test_results_are_kept_for_the_configured_days_and_then_removed(local: Config) -> None:
     days = local.monitoring.metrics_retention.model_copy(update={"days": 1 / 86_400})
     short = local.model_copy(update={"monitoring": local.monitoring.model_copy(update={"metrics_retention": days})})
-    service = TaskService(short, ENTRY, name="r", manager=lambda: get_compute_manager(config=short))
+    service = TaskService(short, name="r", manager=lambda: get_compute_manager(config=short))
     store = open_store(local.storage.uri, local)
     try:
         payload = {"do": "echo", "value": 1}
-        task_id = service.accept(new_task_id(), kind="t", fingerprint="f", payload={"json": payload, "size": 1}).task_id
+        task_id = service.accept(
+            new_task_id(), kind="t", entry=ENTRY, fingerprint="f", payload={"json": payload, "size": 1}
+        ).task_id
         assert service.finished(task_id).result(30).state is TaskState.SUCCEEDED
         assert len(list(store.list("tasks/results/"))) == 1
         wait_until(lambda: service.runner.sweep() == 1)
@@ -170,13 +170,13 @@ def test_results_are_kept_for_the_configured_days_and_then_removed(local: Config
 
 def test_two_runners_of_one_storage_run_each_task_once(local: Config, tmp_path: Path) -> None:
     services = [
-        TaskService(local, ENTRY, name=f"r{i}", manager=lambda: get_compute_manager(config=local), lease=2.0)
-        for i in range(2)
+        TaskService(local, name=f"r{i}", manager=lambda: get_compute_manager(config=local), lease=2.0) for i in range(2)
     ]
     payload = {"json": {"do": "echo", "note": str(tmp_path)}}
     try:
         ids = [
-            services[i % 2].accept(new_task_id(), kind="t", fingerprint="f", payload=payload).task_id for i in range(20)
+            services[i % 2].accept(new_task_id(), kind="t", entry=ENTRY, fingerprint="f", payload=payload).task_id
+            for i in range(20)
         ]
         for i, task_id in enumerate(ids):
             assert services[i % 2].finished(task_id).result(60).state is TaskState.SUCCEEDED
@@ -216,7 +216,7 @@ def test_what_a_killed_process_left_open_goes_on_in_the_next(local: Config, tmp_
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    service = TaskService(local, ENTRY, name="next", manager=lambda: get_compute_manager(config=local), lease=2.0)
+    service = TaskService(local, name="next", manager=lambda: get_compute_manager(config=local), lease=2.0)
     try:
         # The lease of the one that was killed runs out first.
         records = [service.finished(task_id).result(60) for task_id in ids]
@@ -240,7 +240,7 @@ def test_a_process_that_ends_lets_go_of_its_tasks_at_once(local: Config) -> None
         check=True,
     )
     ids = done.stdout.split()
-    service = TaskService(local, ENTRY, name="next", manager=lambda: get_compute_manager(config=local))
+    service = TaskService(local, name="next", manager=lambda: get_compute_manager(config=local))
     try:
         wait_until(lambda: any(service.get(task_id).runner == "next" for task_id in ids))
         for task_id in ids:
@@ -251,11 +251,11 @@ def test_a_process_that_ends_lets_go_of_its_tasks_at_once(local: Config) -> None
 
 def test_the_late_commit_of_a_run_that_was_given_up_is_refused_and_its_result_removed(local: Config) -> None:
     """A runner that was taken for dead comes back with a result, after the task has been run by another."""
-    late = TaskService(local, ENTRY, name="late", manager=lambda: get_compute_manager(config=local))
-    other = TaskService(local, ENTRY, name="other", manager=lambda: get_compute_manager(config=local))
+    late = TaskService(local, name="late", manager=lambda: get_compute_manager(config=local))
+    other = TaskService(local, name="other", manager=lambda: get_compute_manager(config=local))
     try:
         payload = {"json": {"do": "sleep", "seconds": 1.5}}
-        task_id = late.accept(new_task_id(), kind="t", fingerprint="f", payload=payload).task_id
+        task_id = late.accept(new_task_id(), kind="t", entry=ENTRY, fingerprint="f", payload=payload).task_id
         wait_until(lambda: late.get(task_id).state is TaskState.RUNNING)
         late.log.lease("late", 0.0)
         run = other.log.start(task_id, "other")
