@@ -203,12 +203,7 @@ class TaskRegistry:
 
 
 def get_task_registry(entry: str, config: Config | None = None) -> TaskRegistry:
-    """Return the durable tasks of the configured storage, answered by the function that `entry` names.
-
-    Examples
-    --------
-    >>> tasks = get_task_registry("solver.execute:run")  # doctest: +SKIP
-    """
+    """Return the durable tasks of the configured storage, answered by the function that `entry` names."""
     return TaskRegistry(config or load_config(), entry)
 
 

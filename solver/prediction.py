@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compute import Config
@@ -193,17 +194,19 @@ def _predict_table(
     rows = _count(data, context.config)
     if isinstance(data, list):
         data = pd.DataFrame.from_records(data, columns=list(_signature(record).feature_names))
-    options = {
-        "distributed": parameters.distribute_data,
-        "proba": parameters.probabilities,
-        "config": context.config,
-    }
+    predict = partial(
+        predict_batch,
+        record.model_id,
+        data,
+        distributed=parameters.distribute_data,
+        proba=parameters.probabilities,
+        config=context.config,
+    )
     if rows is not None and rows <= INLINE_ROWS and parameters.output is None:
-        found = predict_batch(record.model_id, data, **options)
-        return _columns(found, record) | {"rows": rows, "plan": {"mode": "single", "reason": f"{rows:,} rows"}}
+        return _columns(predict(), record) | {"rows": rows, "plan": {"mode": "single", "reason": f"{rows:,} rows"}}
     # One name for all runs of a task: a later run replaces what an earlier one left.
     default = f"{context.config.storage.data_uri.rstrip('/')}/predictions/{context.task_id}.parquet"
-    summary = predict_batch(record.model_id, data, output=parameters.output or default, **options)
+    summary = predict(output=parameters.output or default)
     assert isinstance(summary, dict)  # with an output it is one
     return {"output": summary["output"], "rows": summary["rows"], "plan": summary["plan"]}
 

@@ -14,7 +14,7 @@ from deployments.tokens import Role
 from jobs import train_model
 from registry.tasks import new_task_id
 from solver.queries import PredictionQuery
-from tests.solver.conftest import flights, records
+from tests.solver.conftest import flights, labelled, records
 
 ROW = {"distance": 1000, "carrier": "UA", "night": False}
 
@@ -66,7 +66,7 @@ def test_the_answer_at_once(http: httpx.Client, solver_model: dict[str, Any]) ->
 
 
 def test_training_first_and_the_answer_at_once(http: httpx.Client) -> None:
-    entities = [{**row, "target": row.pop("delay")} for row in records(flights(100))] + [dict(ROW)]
+    entities = [*labelled(100), dict(ROW)]
     body = {
         "query_data": {"type": "prediction", "entities": entities},
         "parameters": {"model_type": "linear", "name": "trained-over-http"},
@@ -92,7 +92,7 @@ def test_cancel(http: httpx.Client) -> None:
     finished(http, task_id)
     refused = http.delete(f"/task/{task_id}")
     assert (refused.status_code, refused.json()["code"]) == (409, "task-state-conflict")
-    entities = [{**row, "target": row.pop("delay")} for row in records(flights(2000))] + [dict(ROW)]
+    entities = [*labelled(2000), dict(ROW)]
     body = {
         "query_data": {"type": "prediction", "entities": entities},
         "parameters": {"model_type": "xgboost", "distribute_data": False, "model_params": {"n_estimators": 1_000_000}},
@@ -105,7 +105,7 @@ def test_cancel(http: httpx.Client) -> None:
 
 
 def test_a_task_that_takes_too_long(http: httpx.Client) -> None:
-    entities = [{**row, "target": row.pop("delay")} for row in records(flights(2000))] + [dict(ROW)]
+    entities = [*labelled(2000), dict(ROW)]
     body = {
         "query_data": {"type": "prediction", "entities": entities},
         "parameters": {

@@ -34,6 +34,11 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
+def labelled(rows: int) -> list[dict[str, Any]]:
+    """Entities that carry their target under the name that is looked for when none is given."""
+    return records(flights(rows).rename(columns={"delay": "target"}))
+
+
 @pytest.fixture
 def local(config: Config) -> Config:
     """A configuration that asks for the local backend, whether or not the session has a cluster."""

@@ -27,7 +27,7 @@ from compute.errors import (
 from registry import get_model_registry
 from registry.tasks import new_task_id
 from solver import SolverService, get_solver_service
-from tests.solver.conftest import flights, records
+from tests.solver.conftest import flights, labelled, records
 
 ROW = {"distance": 1000, "carrier": "UA", "night": False}
 
@@ -104,7 +104,7 @@ def test_labelled_entities_train_a_model_for_the_others(solver: SolverService, l
 
 
 def test_the_call_of_the_documentation(solver: SolverService) -> None:
-    entities = [{**row, "target": row.pop("delay")} for row in records(flights(60))]
+    entities = labelled(60)
     entities.append(dict(ROW))
     answer = solver.solve(
         query_data={"type": "prediction", "entities": entities},
@@ -236,7 +236,7 @@ def test_a_failure_of_the_task_is_raised_as_it_was_and_told_in_the_status(solver
 
 
 def test_waiting_too_long_leaves_the_task_to_be_asked_for(solver: SolverService) -> None:
-    entities = [{**row, "target": row.pop("delay")} for row in records(flights(200))] + [dict(ROW)]
+    entities = [*labelled(200), dict(ROW)]
     with pytest.raises(ResultTimeout, match="goes on") as late:
         solver.solve({"type": "prediction", "entities": entities}, {"model_type": "linear"}, timeout=0.001)
     status = solver.wait(late.value.context["task_id"], 120)
