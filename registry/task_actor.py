@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import compute
 from compute import Config
+from registry.task_record import TaskRecord
 from registry.task_service import TaskService
-from registry.tasks import TaskRecord
 
 logger = logging.getLogger(__name__)
 

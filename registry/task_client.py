@@ -20,9 +20,9 @@ from compute import Config, load_config
 from compute.errors import BackendUnavailable, ComputeError
 from registry.store import open_store
 from registry.task_actor import get_actor
+from registry.task_record import TaskRecord, new_task_id
 from registry.task_service import TaskService
 from registry.task_work import keep_payload, read_progress, read_result, remove_payload
-from registry.tasks import TaskRecord, new_task_id
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from typing import Any
 from compute import TaskState
 from registry.journal import Journal
 from registry.store import ObjectStore
-from registry.tasks import MAX_OPEN, Event, TaskRecord, TaskTable
+from registry.task_record import TaskRecord
+from registry.tasks import MAX_OPEN, Event, TaskTable
 
 PREFIX = "tasks"
 
@@ -36,7 +37,7 @@ class TaskLog:
     --------
     >>> import tempfile
     >>> from registry.store import FileStore
-    >>> from registry.tasks import new_task_id
+    >>> from registry.task_record import new_task_id
     >>> store = FileStore(tempfile.mkdtemp())
     >>> log = TaskLog(store, retention=60)
     >>> task = dict(kind="prediction", entry="m:f", payload={"json": {}}, fingerprint="f", runner="r", until=0.0)

@@ -13,8 +13,9 @@ from compute import Config, TaskState
 from compute.errors import ComputeError, TaskCancelled, TaskFailed, TaskNotFinished, TaskNotFound, TaskTimeout
 from registry.task_log import TaskLog
 from registry.task_queue import TaskQueue
+from registry.task_record import TaskRecord
 from registry.task_work import execute, remove_objects
-from registry.tasks import MAX_RUNS, TaskRecord
+from registry.tasks import MAX_RUNS
 
 if TYPE_CHECKING:
     from compute import ComputeManager

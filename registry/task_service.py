@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from compute import Config
 from registry.store import open_store
 from registry.task_log import TaskLog
+from registry.task_record import TaskRecord
 from registry.task_runner import LEASE, SLOTS, TaskRunner
-from registry.tasks import MAX_OPEN, TaskRecord
+from registry.tasks import MAX_OPEN
 
 if TYPE_CHECKING:
     from compute import ComputeManager

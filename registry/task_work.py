@@ -17,7 +17,7 @@ from compute import Config
 from compute.errors import ConfigurationError, Corrupt, KeyNotFound, TaskExpired
 from registry.entry import encode_json
 from registry.store import ObjectStore, open_store
-from registry.tasks import TaskRecord
+from registry.task_record import TaskRecord
 
 INLINE_BYTES = 4096
 """Payloads up to this size lie in the journal; larger ones in an object of their own."""

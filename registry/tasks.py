@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from compute import TaskState
-from compute.errors import Conflict, Corrupt, InvalidField, Overloaded, TaskExpired, TaskNotFinished, TaskNotFound
+from compute.errors import Conflict, Corrupt, Overloaded, TaskExpired, TaskNotFinished, TaskNotFound
 from registry.overlay import Overlay
+from registry.task_record import TaskRecord, accepted_at
 
 MAX_OPEN = 100_000
 """Tasks that may be open at once; one more is refused."""
@@ -29,54 +26,7 @@ MAX_OPEN = 100_000
 MAX_RUNS = 20
 """A task whose runner was lost this often takes its runners down, and is not run again."""
 
-_ID = re.compile(r"task-([0-9a-f]{12})-([0-9a-f]{20})")
-
 Event = dict[str, Any]
-
-
-class TaskRecord(BaseModel):
-    """One durable task. Times are seconds since 1970, UTC."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task_id: str
-    kind: str
-    entry: str
-    """The function that answers it, as ``module:function``."""
-    caller: str = ""
-    state: TaskState = TaskState.PENDING
-    runs: int = 0
-    """How often a runner began it."""
-    attempts: int = 0
-    """How often it was tried: runs, and the retries within them."""
-    priority: int = 0
-    timeout: float | None = None
-    resources: dict[str, Any] | None = None
-    idempotency_key: str | None = None
-    payload: dict[str, Any]
-    """Where the question lies: ``{"key", "size", "sha256"}``, or ``{"json", "size", "sha256"}`` when it is small."""
-    fingerprint: str
-    """What tells a repetition of the question from another one."""
-    runner: str
-    """Who holds it."""
-    submitted_at: float
-    started_at: float | None = None
-    finished_at: float | None = None
-    result: dict[str, Any] | None = None
-    """Where the answer lies: ``{"key", "size", "sha256"}``."""
-    error: dict[str, Any] | None = None
-    """What went wrong, as an RFC 9457 problem."""
-
-
-def new_task_id(now: float | None = None) -> str:
-    """Make an id that sorts by time, and cannot be guessed.
-
-    Examples
-    --------
-    >>> new_task_id(1.7e9)[:17]
-    'task-018bcfe56800'
-    """
-    return f"task-{int((time.time() if now is None else now) * 1000):012x}-{secrets.token_hex(10)}"
 
 
 class TaskTable:
@@ -94,6 +44,7 @@ class TaskTable:
     Examples
     --------
     >>> table = TaskTable(retention=60)
+    >>> from registry.task_record import new_task_id
     >>> task_id = new_task_id(0)
     >>> payload = {"json": {}, "sha256": "ab"}
     >>> fields = dict(kind="prediction", entry="m:f", payload=payload, fingerprint="ab", runner="r1")
@@ -128,12 +79,7 @@ class TaskTable:
         """
         if record := self._records.get(task_id):
             return record
-        match = _ID.fullmatch(task_id) if isinstance(task_id, str) else None
-        if not match:
-            raise InvalidField(
-                f"{str(task_id)[:100]!r} is not a task id", hint="Ids look like task-018bcfe56800-<20 hex digits>."
-            )
-        if int(match[1], 16) / 1000 + self.retention <= (time.time() if now is None else now):
+        if accepted_at(task_id) + self.retention <= (time.time() if now is None else now):
             raise TaskExpired(
                 f"the task {task_id} is no longer remembered",
                 hint=f"Results are kept for {self.retention / 86400:g} days (monitoring.metrics_retention.days).",
@@ -189,8 +135,7 @@ class TaskTable:
         Overloaded
             When too many tasks are open.
         """
-        if not _ID.fullmatch(task_id):
-            raise InvalidField(f"{task_id[:100]!r} is not a task id")
+        accepted_at(task_id)  # it is one
         earlier = self._records.get(task_id)
         if earlier is None and idempotency_key is not None:
             earlier = self.find(caller, idempotency_key)

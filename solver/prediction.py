@@ -17,6 +17,7 @@ from compute import Config
 from compute.errors import InvalidField, ModelNotFound
 from registry import LoadedModel, ModelRecord, Signature, TaskContext, encode, get_model_registry
 from solver.queries import DEFAULT_TARGET, PredictionParameters, PredictionQuery
+from solver.training import check_training, train, trains
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,8 +30,6 @@ QUICK_ROWS = 10_000
 
 INLINE_ROWS = 100_000
 """So many predictions, at most, are part of the answer; more go to a Parquet file."""
-
-DEFAULT_TYPE = "xgboost"
 
 _SMALL_BYTES = 32 * 2**20
 _LOADED = 8
@@ -59,32 +58,12 @@ def prepare(query: PredictionQuery, parameters: PredictionParameters, config: Co
     True
     """
     if trains(query):
-        from jobs import find_family
-
-        find_family(parameters.model_type or DEFAULT_TYPE)
-        if query.training_data is None:
-            _split(query)
+        check_training(query, parameters)
         return query
     record = find_model(query, parameters, config)
     if isinstance(query.entities, list):
         encode(query.entities, _signature(record))
     return query.model_copy(update={"model_id": record.model_id, "model": None})
-
-
-def trains(query: PredictionQuery) -> bool:
-    """Whether a model is to be trained first.
-
-    Examples
-    --------
-    >>> from solver.queries import parse
-    >>> trains(parse({"type": "prediction", "entities": [{"x": 1, "target": 2.0}, {"x": 3}]})[0])
-    True
-    """
-    if query.model_id is not None or query.model is not None:
-        return False
-    if query.training_data is not None or query.target is not None:
-        return True
-    return isinstance(query.entities, list) and any(row.get(DEFAULT_TARGET) is not None for row in query.entities)
 
 
 def quick(query: PredictionQuery, parameters: PredictionParameters) -> bool:
@@ -143,7 +122,7 @@ def answer(query: PredictionQuery, parameters: PredictionParameters, context: Ta
     seconds: dict[str, float] = {}
     if trains(query):
         context.progress(0.1, "training")
-        query, result["training"], rows = _train(query, parameters, context)
+        query, result["training"], rows = train(query, parameters, context)
         seconds["train"] = time.perf_counter() - started
         if rows is not None:
             result["row_numbers"] = rows
@@ -235,60 +214,6 @@ def _columns(found: pd.Series[Any] | pd.DataFrame | dict[str, Any], record: Mode
         "classes": list(_signature(record).classes or ()),
         "probabilities": _plain(found[names].to_numpy()),
     }
-
-
-def _train(
-    query: PredictionQuery, parameters: PredictionParameters, context: TaskContext
-) -> tuple[PredictionQuery, dict[str, Any], list[int] | None]:
-    """Train a model; return the query for it, what training says, and which entities are left to predict."""
-    import pandas as pd
-
-    from jobs import train_model
-
-    data: Any = query.training_data
-    entities: Any = query.entities
-    rows: list[int] | None = None
-    if data is None:
-        data, entities, rows = _split(query)
-    trained = train_model(
-        pd.DataFrame(data) if isinstance(data, list) else data,
-        query.target or DEFAULT_TARGET,
-        features=parameters.features,
-        model_type=parameters.model_type or DEFAULT_TYPE,
-        model_params=parameters.model_params,
-        validation_fraction=parameters.validation_fraction,
-        distribute_data=parameters.distribute_data,
-        name=parameters.name,
-        metadata={"task_id": context.task_id} if context.task_id else None,
-        seed=parameters.seed,
-        config=context.config,
-    )
-    model = {"model_id": trained["model_id"], "model": None, "training_data": None, "target": None}
-    told = {key: trained[key] for key in ("model_type", "metrics", "plan", "rows", "features", "seconds")}
-    return query.model_copy(update={"entities": entities, **model}), told, rows
-
-
-def _split(query: PredictionQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
-    """Part entities into those that carry the target, and those to predict, with the positions of these."""
-    target = query.target or DEFAULT_TARGET
-    if isinstance(query.entities, str):
-        raise InvalidField(
-            "query_data.target is given, and entities is a URI: a table is either learnt from or predicted",
-            hint="Name the labelled table as training_data.",
-            context={"field": "query_data.training_data"},
-        )
-    labelled = [row for row in query.entities if row.get(target) is not None]
-    rows = [index for index, row in enumerate(query.entities) if row.get(target) is None]
-    if not labelled or not rows:
-        what = "none carries" if not labelled else "each carries"
-        todo = "to learn from" if not labelled else "to predict"
-        raise InvalidField(
-            f"of {len(query.entities)} entities {what} the target {target!r}: there is nothing {todo}",
-            hint="Those that carry it are learnt from, the others are predicted; or give training_data, or a model.",
-            context={"field": "query_data.entities", "target": target},
-        )
-    others = [{name: value for name, value in query.entities[index].items() if name != target} for index in rows]
-    return labelled, others, rows
 
 
 def _newest(model_type: str | None, config: Config) -> ModelRecord:

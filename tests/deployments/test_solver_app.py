@@ -12,7 +12,7 @@ import pytest
 from compute import Config
 from deployments.tokens import Role
 from jobs import train_model
-from registry.tasks import new_task_id
+from registry.task_record import new_task_id
 from solver.queries import PredictionQuery
 from tests.solver.conftest import flights, labelled, records
 

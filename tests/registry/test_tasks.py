@@ -11,7 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from compute import TaskState
 from compute.errors import Conflict, Corrupt, InvalidField, Overloaded, TaskExpired, TaskNotFinished, TaskNotFound
-from registry.tasks import TaskRecord, TaskTable, new_task_id
+from registry.task_record import TaskRecord, new_task_id
+from registry.tasks import TaskTable
 
 RETENTION = 100.0
 RUNNERS = st.sampled_from(["r1", "r2", "r3"])

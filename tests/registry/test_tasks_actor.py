@@ -18,7 +18,7 @@ from compute.errors import Conflict, InvalidField, TaskNotFinished, TaskNotFound
 from registry import get_task_registry, open_store
 from registry.task_actor import get_actor
 from registry.task_client import TaskRegistry
-from registry.tasks import new_task_id
+from registry.task_record import new_task_id
 from tests.registry.task_entries import ENTRY
 
 

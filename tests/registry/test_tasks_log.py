@@ -13,7 +13,7 @@ from compute import TaskState
 from compute.errors import Conflict, TaskExpired, TaskNotFinished, TaskNotFound
 from registry import FileStore
 from registry.task_log import TaskLog
-from registry.tasks import new_task_id
+from registry.task_record import new_task_id
 
 QUESTION: dict[str, Any] = {
     "kind": "prediction",

@@ -20,8 +20,8 @@ from compute import Config, TaskState, get_compute_manager
 from compute.errors import Overloaded, TaskExpired, TaskNotFinished
 from registry import TaskRecord, get_task_registry, open_store
 from registry.task_client import TaskRegistry
+from registry.task_record import new_task_id
 from registry.task_service import TaskService
-from registry.tasks import new_task_id
 from tests.registry.task_entries import ENTRY
 
 

@@ -24,9 +24,11 @@ from compute.errors import (
     TaskNotFound,
     UriNotAllowed,
 )
-from registry import get_model_registry
-from registry.tasks import new_task_id
+from registry import TaskContext, get_model_registry
+from registry.task_record import new_task_id
 from solver import SolverService, get_solver_service
+from solver.queries import parse
+from solver.training import train
 from tests.solver.conftest import flights, labelled, records
 
 ROW = {"distance": 1000, "carrier": "UA", "night": False}
@@ -116,6 +118,16 @@ def test_the_call_of_the_documentation(solver: SolverService) -> None:
     later = solver.solve({"type": "prediction", "entities": [ROW]}, {"model_type": "xgboost"})
     assert later["model_id"] == answer["model_id"]
     assert later["predictions"] == pytest.approx(answer["predictions"])
+
+
+def test_a_run_that_follows_one_that_was_cut_off_trains_no_second_model(local: Config) -> None:
+    query, parameters = parse({"type": "prediction", "entities": [*labelled(60), ROW]}, {"model_type": "linear"})
+    context = TaskContext(new_task_id(), local)
+    first, second = train(query, parameters, context), train(query, parameters, context)
+    assert first[0].model_id == second[0].model_id
+    assert first[1]["metrics"] == second[1]["metrics"]
+    assert [record.version for record in get_model_registry(local).list_models()] == [1]
+    assert train(query, parameters, TaskContext(new_task_id(), local))[0].model_id != first[0].model_id
 
 
 def test_training_data_and_entities_in_files(solver: SolverService, local: Config, tmp_path: Path) -> None:
