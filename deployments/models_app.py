@@ -11,7 +11,11 @@ Other Ray programs, in any namespace of the cluster, call it without HTTP::
 
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
 
-from typing import TYPE_CHECKING, Any
+import importlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +32,8 @@ from registry import get_model_registry
 if TYPE_CHECKING:
     from ray.serve import Application as ServeApplication
 
+logger = logging.getLogger(__name__)
+
 
 class ModelsAppArgs(ReplicaArgs):
     """The ``args`` of the models application."""
@@ -35,6 +41,10 @@ class ModelsAppArgs(ReplicaArgs):
     cache_bytes: Bytes = Field(2 * 2**30, description="Artifacts whose models a replica holds, together.")
     cache_models: int = Field(200, ge=1, description="Models that a replica holds.")
     threads: int = Field(1, ge=1, description="Threads of one prediction.")
+    preload: list[Literal["xgboost", "lightgbm", "sklearn"]] = Field(
+        [],
+        description="Libraries that a replica imports as it starts, which the first prediction then need not wait for.",
+    )
 
 
 class Models:
@@ -50,6 +60,7 @@ class Models:
         log_to_stderr()
         self._config = load_config(args.config_path)
         self._registry = get_model_registry(self._config)
+        threading.Thread(target=_import, args=(args.preload,), name="preload", daemon=True).start()
         self._scorer = Scorer(
             self._registry, max_bytes=args.cache_bytes, max_models=args.cache_models, threads=args.threads
         )
@@ -61,6 +72,14 @@ class Models:
     async def predict(self, model_ref: str, rows: Rows, proba: bool = False) -> dict[str, Any]:
         """Predict raw rows, for handle calls; as `Scorer.predict`."""
         return await self._scorer.predict(model_ref, rows, proba=proba)
+
+
+def _import(libraries: list[str]) -> None:
+    """Import what takes seconds; a thread beside the requests, since health must not wait for it."""
+    for library in libraries:
+        started = time.perf_counter()
+        importlib.import_module(library)
+        logger.info("event=preloaded library=%s seconds=%.1f", library, time.perf_counter() - started)
 
 
 def build(args: ModelsAppArgs) -> "ServeApplication":
