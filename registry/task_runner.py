@@ -144,6 +144,8 @@ class TaskRunner:
                     self._running.pop(task_id, None)
 
     def _run(self, task_id: str) -> None:
+        # First: without a cluster to run it on, it is not begun.
+        manager = self._get_manager()
         record = self.log.start(task_id, self.name)
         if record.runs > MAX_RUNS:
             lost = TaskFailed(
@@ -152,12 +154,13 @@ class TaskRunner:
             )
             self.log.finish(task_id, TaskState.FAILED, run=record.runs, error=lost.problem())
             return
-        manager = self._get_manager()
+        defaults = self._config.task_defaults
         work_id = manager.submit_task(
             execute,
             record,
             self._config,
-            timeout=record.timeout,
+            timeout=record.timeout if record.timeout is not None else defaults.timeout,
+            retries=defaults.retries,
             resources=record.resources,
             priority=record.priority,
         )

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,14 +185,18 @@ def test_two_runners_of_one_storage_run_each_task_once(local: Config, tmp_path: 
             service.close()
 
 
-_KILLED = """
+_CHILD = """
 import sys, time
-from compute import load_config
-from registry import get_task_registry
-tasks = get_task_registry("tests.registry.task_entries:run", load_config())
+from compute import get_compute_manager, load_config
+from registry.task_record import new_task_id
+from registry.task_service import TaskService
+config = load_config()
+tasks = TaskService(config, name="first", manager=lambda: get_compute_manager(config=config), lease=2.0)
+payload = {"json": {"do": "sleep", "seconds": float(sys.argv[1]), "note": sys.argv[2]}}
 for _ in range(3):
-    print(tasks.submit("t", {"do": "sleep", "seconds": float(sys.argv[1]), "note": sys.argv[2]}).task_id, flush=True)
-time.sleep(600)
+    task_id = new_task_id()
+    tasks.accept(task_id, kind="t", entry="tests.registry.task_entries:run", fingerprint="f", payload=payload)
+    print(task_id, flush=True)
 """
 
 
@@ -205,7 +208,7 @@ def test_what_a_killed_process_left_open_goes_on_in_the_next(local: Config, tmp_
         "COMPUTE_COMPUTE__LOCAL_WORKERS": "2",
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_KILLED), "3", str(tmp_path)],
+        [sys.executable, "-c", _CHILD + "time.sleep(600)", "3", str(tmp_path)],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -228,11 +231,10 @@ def test_what_a_killed_process_left_open_goes_on_in_the_next(local: Config, tmp_
         service.close()
 
 
-def test_a_process_that_ends_lets_go_of_its_tasks_at_once(local: Config) -> None:
-    code = _KILLED.replace("time.sleep(600)", "")
+def test_a_process_that_ends_lets_go_of_its_tasks_at_once(local: Config, tmp_path: Path) -> None:
     environment = {**os.environ, "COMPUTE_STORAGE__URI": local.storage.uri, "COMPUTE_COMPUTE__BACKEND": "local"}
     done = subprocess.run(
-        [sys.executable, "-c", code, "600", "/tmp"],
+        [sys.executable, "-c", _CHILD, "20", str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,
