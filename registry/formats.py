@@ -145,7 +145,7 @@ def _load_lightgbm(data: bytes) -> Any:
     if b"\nend of trees\n" not in data:
         raise UnsupportedFormat("the file is not a whole LightGBM model: the end of its trees is missing", hint=_TAKEN)
     try:
-        return lightgbm.Booster(model_str=data.decode(), params={"verbosity": -1})
+        return lightgbm.Booster(model_str=data.decode())
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise UnsupportedFormat(f"the file is not a LightGBM model: {error!s:.200}", hint=_TAKEN) from error
 
