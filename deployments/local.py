@@ -125,8 +125,7 @@ def ray_token() -> str:
     """Return Ray's own token, from where Ray looks for it."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    return Path(path).read_text(encoding="utf-8").strip()
+    return _ray_token_path().read_text(encoding="utf-8").strip()
 
 
 def environment(mark: str, config: Config) -> dict[str, str]:
@@ -147,6 +146,10 @@ def environment(mark: str, config: Config) -> dict[str, str]:
     if file.exists():
         values["COMPUTE_CONFIG"] = str(file.resolve())
     return values
+
+
+def _ray_token_path() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 @contextlib.contextmanager
@@ -174,10 +177,10 @@ def _start_ray(config: Config, ports: Mapping[str, int], host: str) -> Cluster:
     variables = environment(mark, config)
     ray = str(Path(sys.executable).with_name("ray"))
     started = time.monotonic()
-    # Ray writes its token file with the default mode: nobody else may read it.
-    subprocess.run(
-        [ray, "get-auth-token", "--generate"], env=variables, umask=0o077, check=True, capture_output=True
-    )  # fmt: skip
+    if not os.environ.get("RAY_AUTH_TOKEN") and not _ray_token_path().exists():
+        # Ray writes its token file with the default mode: nobody else may read it.
+        command = [ray, "get-auth-token", "--generate"]
+        subprocess.run(command, env=variables, umask=0o077, check=True, capture_output=True)
     command = [ray, "start", "--head", "--port=0", f"--dashboard-port={ports['DASHBOARD_PORT']}", "--log-style=record"]
     command += ["--include-dashboard=true", "--disable-usage-stats"]  # it is also the interface of Jobs and Serve
     command += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
@@ -234,7 +237,7 @@ def _dashboard(cluster: Cluster, method: str, path: str, **options: Any) -> Any:
             headers = {"Authorization": f"Bearer {ray_token()}"}
             response = httpx.request(method, cluster.dashboard + path, headers=headers, timeout=30, **options)
             response.raise_for_status()
-            return response.json()
+            return response.json() if response.content else None
         except (httpx.HTTPError, OSError) as error:
             refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
             if refused or time.monotonic() > patience:
