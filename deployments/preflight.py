@@ -65,6 +65,8 @@ def _owner(number: int) -> str:
     """Name the process that listens on the port, where the system tells."""
     with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == number and connection.pid:
+            if connection.status != psutil.CONN_LISTEN or not connection.pid:
+                continue
+            if connection.laddr and connection.laddr.port == number:
                 return f", process {connection.pid} ({psutil.Process(connection.pid).name()}) listens there"
     return ""
