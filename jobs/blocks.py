@@ -80,9 +80,7 @@ def say_block(block: pd.DataFrame, features: Sequence[str], target: str) -> dict
         rows=int(there.sum()),
         training=len(part),
         nulls=int((~there).sum()),
-        digest=hashlib.sha256(
-            pd.util.hash_pandas_object(block[[*features, target]], index=False).to_numpy()
-        ).hexdigest(),
+        digest=_digest(block[[*features, target]]),
     )
     return {"said": [pickle.dumps(said)]}
 
@@ -155,9 +153,10 @@ def encode_block(block: pd.DataFrame, signature: Signature, target: Target, *, h
 
 
 def score_block(
-    block: pd.DataFrame, model: Any, model_type: str, signature: Signature, problem: Problem
+    encoded: dict[str, Any], model: Any, model_type: str, problem: Problem
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the truth and the prediction of the rows held out."""
-    encoded = encode_block(block, signature, problem.target, held_out=True)
-    predicted = find_family(model_type).score(model, encoded["matrix"], problem)
-    return {"truth": encoded["target"], "predicted": predicted}
+    """Return the truth and the prediction of encoded rows."""
+    return {
+        "truth": encoded["target"],
+        "predicted": find_family(model_type).score(model, encoded["matrix"], problem),
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from compute.errors import BackendUnavailable
 logger = logging.getLogger(__name__)
 
 _ADDRESS = "RAY_ADDRESS"
+# Seconds to wait for an address to answer.
+_PATIENCE = 5
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ def attach() -> bool:
     """
     if connected():
         return True
-    address = os.environ.get(_ADDRESS)
-    if not address:
+    address = os.environ.get(_ADDRESS, "")
+    # An http address is the dashboard's, for `ray job submit`: it names no cluster to connect to.
+    if not address or address.startswith("http"):
         return False
     _connect(address, f"the environment variable {_ADDRESS}")
     return True
@@ -93,12 +97,28 @@ def _connect(address: str, source: str) -> None:
     import ray
 
     try:
+        _knock(address)
         # The job's own log is what a person reads; the workers' lines are in Ray's logs.
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise BackendUnavailable(
             f"no Ray cluster answers at {address!r} (from {source}): {error}",
             hint="Start one with `make run` or `ray start --head`, call ray.init(), or do without a distributed run.",
             context={"address": address},
         ) from error
     logger.info("ray=connected address=%s", address)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError when nothing listens: `ray.init` would try for minutes."""
+    if address == "local":
+        return
+    if address == "auto":
+        # The address that "auto" stands for may be of a cluster that is gone; Ray has no public way to ask for it.
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = canonicalize_bootstrap_address("auto") or ""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ConnectionError("no address of a running cluster was found")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()

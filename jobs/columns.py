@@ -17,12 +17,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Examples
     --------
     >>> nearest("arr_dely", ["arr_delay", "distance"])
-    "; did you mean 'arr_delay'?"
+    " (did you mean 'arr_delay'?)"
     """
     # Compared in lower case: a wrong case is the commonest mistake.
     spelled = {item.lower(): item for item in known}
     close = get_close_matches(name.lower(), spelled, n=1)
-    return f"; did you mean {spelled[close[0]]!r}?" if close else ""
+    return f" (did you mean {spelled[close[0]]!r}?)" if close else ""
 
 
 def listing(names: Sequence[str]) -> str:
@@ -87,7 +87,7 @@ def choose_features(
             hint="Leave it out of features.",
             context={"feature": target},
         )
-    if features is not None:
+    if features:
         check_names(features, "the list of features")
     left_out = {target, *(exclude or ())}
     chosen = tuple(name for name in (features if features is not None else columns) if name not in left_out)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Arrow settles the type of each column on the first block of a stream: large enough to see most surprises.
 _BLOCK = 4 * 2**20
+# Arrow's names for what people call otherwise.
+_PLAIN = {"double": "a number", "int64": "a whole number", "bool": "true or false", "null": "an empty cell"}
 # Bytes in memory for a byte on disk: numbers shrink, text grows, and a compressed file is several times as large.
 _GROWTH = {".csv": 2, ".gz": 12, ".zip": 12}
 
@@ -196,7 +198,7 @@ class CsvTable:
             kind, seen = self._kinds.get(name), self._types[name]
             if kind == "category":
                 expected[name] = pa.string()
-            elif kind in ("int", "float") and (pa.types.is_integer(seen) or pa.types.is_null(seen)):
+            elif kind in ("int", "float"):
                 expected[name] = pa.float64()
             elif pa.types.is_null(seen):
                 expected[name] = pa.bool_() if kind == "bool" else pa.string()
@@ -221,8 +223,10 @@ def _conversion(error: DataError, file: DataFile) -> DataError:
             if found:
                 break
     where = f" in row {row}" if found else ""
+    needed = _PLAIN.get(match[2], match[2])
+    needed = _PLAIN.get(match[2], match[2])
     return ColumnInvalid(
-        f"the column {name!r} of {file.path} has the value {match[3]!r}{where}, where {match[2]} is needed",
+        f"the column {name!r} of {file.path} has the value {match[3]!r}{where}, where {needed} is needed",
         hint="Leave the cell empty where a value is not known.",
         context={"feature": name, "value": match[3], **({"row": row} if found else {})},
     )

@@ -23,6 +23,9 @@ from jobs.split import check_rows
 from jobs.targets import find_target, nulls_in_target
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from jobs.families import Problem
 
 logger = logging.getLogger(__name__)
@@ -31,17 +34,14 @@ logger = logging.getLogger(__name__)
 _BLOCKS_A_WORKER = 4
 # Rows that a worker takes from its shard at a time.
 _PULL = 65_536
+# Encoded values held back that are scored by the driver.
+_SCORED_HERE = 50_000_000
 
 
 def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     """Train with as many workers as planned."""
-    import numpy as np
-    import ray.data
-
     from registry import capture_signature
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     columns = [*request.features, request.target]
     raw = as_dataset(request.table, columns, plan.workers * _BLOCKS_A_WORKER)
     mark = functools.partial(mark_block, target=request.target, fraction=request.fraction, seed=request.seed)
@@ -69,13 +69,7 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     model = _fit(request.family.model_type, training, problem, plan)
     clock.lap("fit")
 
-    score = functools.partial(
-        score_block, model=model, model_type=request.family.model_type, signature=signature, problem=problem
-    )
-    held_out = marked.map_batches(score, batch_format="pandas", batch_size=None)
-    parts = list(held_out.iter_batches(batch_format="numpy", batch_size=None))
-    truth = np.concatenate([part["truth"] for part in parts])
-    predicted = np.concatenate([part["predicted"] for part in parts])
+    truth, predicted = _score_held_out(marked, encode, model, problem, request, said.rows)
     baseline = said.baseline(target)
     clock.lap("evaluate")
     return Fitted(
@@ -88,6 +82,23 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
         left_out=left_out,
         data=_lineage(request, said.digest),
     )
+
+
+def _score_held_out(
+    marked: Any, encode: Any, model: Any, problem: Problem, request: Request, rows: int
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+    """Return the truth and the prediction of the rows held back."""
+    import numpy as np
+
+    encoded = marked.map_batches(functools.partial(encode, held_out=True), batch_format="pandas", batch_size=None)
+    score = functools.partial(score_block, model=model, model_type=request.family.model_type, problem=problem)
+    if rows * request.fraction * len(problem.columns) <= _SCORED_HERE:
+        # One batch at a time; tasks would first import the library in every worker.
+        parts = [score(part) for part in encoded.iter_batches(batch_format="numpy", batch_size=None)]
+    else:
+        scored = encoded.map_batches(score, batch_format="numpy", batch_size=None)
+        parts = list(scored.iter_batches(batch_format="numpy", batch_size=None))
+    return np.concatenate([part["truth"] for part in parts]), np.concatenate([part["predicted"] for part in parts])
 
 
 def _lineage(request: Request, digest: str) -> dict[str, Any]:

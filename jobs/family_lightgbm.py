@@ -119,7 +119,8 @@ def score(booster: Any, matrix: Matrix, problem: Problem) -> Matrix:
 LIGHTGBM = Family(
     model_type="lightgbm",
     libraries=("lightgbm",),
-    dtype="float32",
+    # As it is scored: thresholds are kept in double precision, and a time in single is known to minutes only.
+    dtype="float64",
     distributes=True,
     check=check,
     fit=fit,

@@ -60,6 +60,8 @@ def check(params: Mapping[str, Any], task: str | None) -> None:
 
 
 def _check_objective(params: Mapping[str, Any], task: str | None) -> None:
+    if params.get("booster") == "gblinear":
+        raise InvalidField('XGBoost\'s "gblinear" takes no categories', hint='Use model_type="linear".')
     objective = str(params.get("objective", ""))
     allowed = _OBJECTIVES[task] if task else tuple(item for group in _OBJECTIVES.values() for item in group)
     if objective and not objective.startswith(allowed):

@@ -197,15 +197,14 @@ def _written(scored: Iterator[Scored], names: list[str], model_id: str) -> Itera
 
     for part in scored:
         count = len(part.predictions)
-        table = part.keys if part.keys is not None else pa.table({})
         columns = [pa.array(part.predictions)]
         if part.probabilities is not None:
             columns += [pa.array(np.ascontiguousarray(column)) for column in part.probabilities.T]
         # One entry of a dictionary: the same id on every row costs next to nothing.
         columns.append(pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype="int32")), [model_id]))
-        for name, column in zip([*names, "model_id"], columns, strict=True):
-            table = table.append_column(name, column)
-        yield table
+        keys = [] if part.keys is None else part.keys.columns
+        key_names = [] if part.keys is None else part.keys.column_names
+        yield pa.table([*keys, *columns], names=[*key_names, *names, "model_id"])
 
 
 _EXAMPLE = """example:

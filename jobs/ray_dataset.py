@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.columns import check_names
-from jobs.tables import Batch, Table, to_frame
+from jobs.tables import Table, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from jobs.tables import Batch
 
 
 class DatasetTable:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from compute import Config
 from compute.errors import ColumnInvalid
 from jobs import node
-from jobs.tables import Batch, Table, to_arrow, to_frame
+from jobs.tables import Table, to_arrow, to_frame
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from jobs.tables import Batch
     from registry import LoadedModel
 
 logger = logging.getLogger(__name__)

@@ -204,7 +204,12 @@ def to_arrow(batch: Batch, columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     if not isinstance(batch, pd.DataFrame):
-        return batch.select(list(columns))
+        table = batch.select(list(columns))
+        for index, field in enumerate(table.schema):
+            # Text is read as dictionaries because that is quick to encode; it goes out as text.
+            if pa.types.is_dictionary(field.type):
+                table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
+        return table
     try:
         return pa.Table.from_pandas(batch[list(columns)], preserve_index=False).replace_schema_metadata(None)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -1,0 +1,183 @@
+"""Training and scoring over a real Ray cluster; and, without one, what is done to each block."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from compute.errors import ColumnInvalid, ResourcesUnavailable
+from jobs import MLTasks
+from jobs.blocks import HELD_OUT, encode_block, mark_block, say_block, together
+from jobs.targets import find_target
+from registry import capture_signature, get_model_registry
+from tests.jobs.conftest import FLIGHT_FEATURES
+
+# Ray Data and Ray Train leave sockets and files to the garbage collector, and warn of their own deprecations.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+]
+
+
+def test_what_blocks_say_together_is_the_signature_of_the_whole(flights: pd.DataFrame) -> None:
+    columns = [*FLIGHT_FEATURES, "tailnum", "arr_delay"]
+    blocks = [
+        mark_block(flights[columns].iloc[i : i + 3000], "arr_delay", 0.2, 0) for i in range(0, len(flights), 3000)
+    ]
+    rows = [say_block(block, columns[:-1], "arr_delay")["said"][0] for block in blocks]
+    said = together([pickle.loads(row) for row in rows])
+    assert said is not None
+    training = pd.concat([block[~block[HELD_OUT]] for block in blocks])
+    assert capture_signature(said.features) == capture_signature(training[columns[:-1]])
+    assert (said.training, said.rows, said.nulls) == (len(training), len(flights), 0)
+    assert len(training) == pytest.approx(0.8 * len(flights), rel=0.05)
+    target = find_target(said.target, None)
+    assert said.baseline(target)["mean"] == pytest.approx(training["arr_delay"].mean())
+    assert sum(len(row) for row in rows) < 2_000_000  # what reaches the driver is small
+
+
+def test_blocks_are_marked_alike_every_time_and_cut_in_two(flights: pd.DataFrame) -> None:
+    block = flights[["distance", "origin", "arr_delay"]].head(1000)
+    marked = mark_block(block, "arr_delay", 0.3, 4)
+    pd.testing.assert_frame_equal(marked, mark_block(block, "arr_delay", 0.3, 4))
+    assert (marked[HELD_OUT] != mark_block(block, "arr_delay", 0.3, 5)[HELD_OUT]).any()
+    target = find_target(block["arr_delay"], None)
+    signature = capture_signature(block, target="arr_delay", target_values=block["arr_delay"], task="regression")
+    parts = [encode_block(marked, signature, target, held_out=held) for held in (False, True)]
+    assert [len(part["matrix"]) for part in parts] == [int((~marked[HELD_OUT]).sum()), int(marked[HELD_OUT].sum())]
+    assert sorted(np.concatenate([part["target"] for part in parts])) == sorted(block["arr_delay"].astype("float32"))
+
+
+def test_classes_are_counted_and_nulls_are_told(bundle: dict[str, pd.DataFrame]) -> None:
+    frame = bundle["wine"].copy()
+    frame.loc[::10, "target"] = None
+    marked = mark_block(frame, "target", 0.25, 0)
+    said = together([pickle.loads(say_block(marked, ["alcohol"], "target")["said"][0])])
+    assert said is not None
+    assert said.nulls == 18
+    target = find_target(said.target, None)
+    kept = marked[~marked[HELD_OUT]]["target"].dropna()
+    assert said.baseline(target)["prior"] == pytest.approx(kept.value_counts(normalize=True).sort_index().tolist())
+    assert together([]) is None
+
+
+def _train(tasks: MLTasks, data: object, model_type: str, **options: Any) -> dict[str, Any]:
+    return tasks.train_model(
+        data, "arr_delay", FLIGHT_FEATURES, model_type, {"n_estimators": 20, "max_depth": 6},
+        distribute_data=True, drop_null_target=True, **options,
+    )  # fmt: skip
+
+
+def _check(tasks: MLTasks, result: dict[str, Any], flights: pd.DataFrame, flights_file: Path, tmp_path: Path) -> None:
+    assert (result["plan"]["mode"], result["plan"]["workers"]) == ("distributed", 2)
+    assert result["features"] == FLIGHT_FEATURES
+    assert result["rows"] == len(flights)
+    alone = tasks.train_model(
+        flights, "arr_delay", FLIGHT_FEATURES, result["model_type"], {"n_estimators": 20, "max_depth": 6}
+    )
+    # Another split and other histograms, the same model in quality.
+    assert set(alone["metrics"]) == set(result["metrics"])
+    assert result["metrics"]["rmse"] < 1.15 * alone["metrics"]["rmse"]
+    assert result["metrics"]["baseline_rmse"] == pytest.approx(alone["metrics"]["baseline_rmse"], rel=0.1)
+    one, two = (get_model_registry(tasks.config).get_model(item["model_id"]) for item in (alone, result))
+    assert two.signature is not None
+    assert one.signature is not None
+    assert two.signature.task == one.signature.task
+    assert two.signature.feature_types == one.signature.feature_types
+    assert two.lineage["plan"] == "distributed"
+    # And it scores raw rows like any other.
+    tasks.predict_batch(result["model_id"], str(flights_file), output=str(tmp_path / "o.parquet"), distributed=True)
+    here: Any = tasks.predict_batch(result["model_id"], str(flights_file), distributed=False)
+    np.testing.assert_allclose(pd.read_parquet(tmp_path / "o.parquet")["prediction"], here, rtol=1e-6)
+
+
+def test_xgboost_over_ray_train(
+    ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, flights_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ResourcesUnavailable, match="can never be placed: the cluster has 4 CPUs"):
+        _train(tasks, str(flights_file), "xgboost", num_workers=9)
+    _check(tasks, _train(tasks, str(flights_file), "xgboost"), flights, flights_file, tmp_path)
+
+
+@pytest.mark.slow
+def test_lightgbm_over_ray_train(
+    ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, flights_file: Path, tmp_path: Path
+) -> None:
+    _check(tasks, _train(tasks, str(flights_file), "lightgbm"), flights, flights_file, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["dataset", "frame", "csv"])
+def test_other_sources_and_classes_over_ray_train(
+    source: str, ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, tmp_path: Path
+) -> None:
+    import ray.data
+
+    late = flights[FLIGHT_FEATURES].assign(late=np.where(flights["arr_delay"] > 15, "late", "on time"))
+    late.to_csv(tmp_path / "t.csv", index=False)
+    data: Any = {"dataset": ray.data.from_pandas(late), "frame": late, "csv": str(tmp_path / "t.csv")}[source]
+    result = tasks.train_model(data, "late", model_params={"n_estimators": 20}, distribute_data=True)
+    assert (result["task"], result["plan"]["mode"]) == ("binary", "distributed")
+    assert result["metrics"]["accuracy"] > result["metrics"]["baseline_accuracy"]
+    assert result["metrics"]["roc_auc"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_null_target_is_refused_before_workers_start(ray_cluster: str, tasks: MLTasks, flights_file: Path) -> None:
+    with pytest.raises(ColumnInvalid, match="null in"):
+        tasks.train_model(str(flights_file), "arr_delay", FLIGHT_FEATURES, distribute_data=True)
+
+
+def test_a_ray_dataset_is_trained_on_and_scored_in_order(
+    ray_cluster: str, tasks: MLTasks, bundle: dict[str, pd.DataFrame]
+) -> None:
+    import ray.data
+
+    dataset = ray.data.from_pandas([bundle["iris"].head(70), bundle["iris"].tail(80)])
+    result = tasks.train_model(dataset, "target", model_type="linear")
+    assert result["plan"]["mode"] == "single"
+    assert result["metrics"]["accuracy"] > 0.8
+    scored: Any = tasks.predict_batch(result["model_id"], dataset, batch_size=64)
+    expected: Any = tasks.predict_batch(result["model_id"], bundle["iris"])
+    assert scored.tolist() == expected.tolist()
+
+
+def test_a_task_computes_with_the_cpus_ray_gave_it(ray_cluster: str, tasks: MLTasks) -> None:
+    import ray
+
+    from jobs.node import threads
+
+    config = tasks.config
+    for cpus in (1, 2):
+        assert ray.get(ray.remote(num_cpus=cpus)(threads).remote(config)) == cpus
+
+
+def test_a_command_uses_the_cluster_that_its_environment_names(
+    ray_cluster: str, tasks: MLTasks, flights_file: Path
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COMPUTE_")}
+    state = tasks.config.storage.uri
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "jobs.train", "--data", str(flights_file), "--target", "arr_delay",
+            "--features", "distance,dep_delay", "--model-type", "linear", "--drop-null-target", "--name", "from-a-job",
+        ],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120, check=False,
+        env={**environment, "RAY_ADDRESS": ray_cluster, "COMPUTE_STORAGE__URI": state},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"ray=connected address={ray_cluster}" in done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    # This process asks the same actor.
+    assert get_model_registry(tasks.config).resolve("from-a-job").model_id == result["model_id"]
