@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 _BLOCKS_A_WORKER = 4
 # Rows that a worker takes from its shard at a time.
 _PULL = 65_536
-# Encoded values held back that are scored by the driver.
-_SCORED_HERE = 50_000_000
+# Bytes of encoded rows held back that the driver scores itself.
+_SCORED_HERE = 256 * 2**20
 
 
 def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
@@ -64,12 +64,15 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     problem = problem_of(signature, target, request, plan.threads)
     encode = functools.partial(encode_block, signature=signature, target=target)
     training = marked.map_batches(functools.partial(encode, held_out=False), batch_format="pandas", batch_size=None)
+    # Now, while workers are warm: Ray Train leaves none idle.
+    held_out = marked.map_batches(functools.partial(encode, held_out=True), batch_format="pandas", batch_size=None)
+    held_out = held_out.materialize()
     clock.lap("prepare")
 
     model = _fit(request.family.model_type, training, problem, plan)
     clock.lap("fit")
 
-    truth, predicted = _score_held_out(marked, encode, model, problem, request, said.rows)
+    truth, predicted = _score(held_out, model, problem, request)
     baseline = said.baseline(target)
     clock.lap("evaluate")
     return Fitted(
@@ -84,19 +87,18 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     )
 
 
-def _score_held_out(
-    marked: Any, encode: Any, model: Any, problem: Problem, request: Request, rows: int
+def _score(
+    held_out: Any, model: Any, problem: Problem, request: Request
 ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
     """Return the truth and the prediction of the rows held back."""
     import numpy as np
 
-    encoded = marked.map_batches(functools.partial(encode, held_out=True), batch_format="pandas", batch_size=None)
     score = functools.partial(score_block, model=model, model_type=request.family.model_type, problem=problem)
-    if rows * request.fraction * len(problem.columns) <= _SCORED_HERE:
-        # One batch at a time; tasks would first import the library in every worker.
-        parts = [score(part) for part in encoded.iter_batches(batch_format="numpy", batch_size=None)]
+    if held_out.size_bytes() <= _SCORED_HERE:
+        # One block at a time; tasks would first import the library in every worker.
+        parts = [score(part) for part in held_out.iter_batches(batch_format="numpy", batch_size=None)]
     else:
-        scored = encoded.map_batches(score, batch_format="numpy", batch_size=None)
+        scored = held_out.map_batches(score, batch_format="numpy", batch_size=None)
         parts = list(scored.iter_batches(batch_format="numpy", batch_size=None))
     return np.concatenate([part["truth"] for part in parts]), np.concatenate([part["predicted"] for part in parts])
 

@@ -38,8 +38,8 @@ def test_train_predict_evaluate(flights_file: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     trained = _run(
         "train", "--data", flights_file, "--target", "arr_delay", "--exclude", "dep_time,arr_time,air_time",
-        "--model-type", "lightgbm", "--param", "num_leaves=15", "--param", "n_estimators=20", "--param", "boosting=gbdt",
-        "--drop-null-target", "--name", "delays", "--tag", "demo", "--tag", "night", "--seed", "7",
+        "--model-type", "lightgbm", "--param", "num_leaves=15", "--param", "n_estimators=20", "--drop-null-target",
+        "--param", "boosting=gbdt", "--name", "delays", "--tag", "demo", "--tag", "night", "--seed", "7",
         "--distribute", "auto", "--description", "arrival delay", state=state,
     )  # fmt: skip
     result = _result(trained)
