@@ -167,16 +167,24 @@ class Journal(Generic[S]):
         return batch
 
     def _commit(self, batch: list[_Ticket]) -> None:
+        lost = 0
         while True:
             with self._lock:
                 events, encoded, outcomes = self._decide(batch)
                 sequence = self._sequence + 1
+            if sequence == lost:
+                raise StorageError(
+                    f"{self._log_key(lost)} exists and cannot be read",
+                    hint="See what lies under this key of the store, and move it away.",
+                    context={"key": self._log_key(lost)},
+                )
             if not events:
                 break
             try:
                 self._store.create(self._log_key(sequence), encode_entry(sequence, encoded))
             except KeyExists:
                 logger.debug("event=lost_race prefix=%s sequence=%d", self._prefix, sequence)
+                lost = sequence
                 continue  # what won is read by the next decision
             with self._lock:
                 if self._sequence < sequence:  # a reader of ours may have found the entry before us

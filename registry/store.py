@@ -167,7 +167,7 @@ class FileStore:
         try:
             path.unlink()
             _flush_directory(path.parent)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
         except OSError as error:
             raise self._failure("delete", key, error) from error
@@ -207,13 +207,15 @@ class FileStore:
             self._sweep(temporary.parent)
             try:
                 _write_through(temporary, data)
-                publish(temporary, path)
+                try:
+                    publish(temporary, path)
+                except FileExistsError as error:
+                    detail = f"the store {self.uri} has something under {key!r}"
+                    raise KeyExists(detail, context={"key": key}) from error
                 _flush_directory(path.parent)
             finally:
                 with suppress(FileNotFoundError):  # a rename took it away
                     temporary.unlink()
-        except FileExistsError as error:
-            raise KeyExists(f"the store {self.uri} has something under {key!r}", context={"key": key}) from error
         except OSError as error:
             raise self._failure("write", key, error) from error
 
@@ -235,6 +237,7 @@ class FileStore:
             errno.EROFS: f"{self._root} is on a read-only file system: mount it writable, or move storage.uri.",
             errno.EACCES: f"This user may not {verb} there: mend the permissions of {self._root}, or move storage.uri.",
             errno.ENOTDIR: f"A part of {self._root} is a file: move it away, or move storage.uri.",
+            errno.EEXIST: f"A part of {self._root} is a file: move it away, or move storage.uri.",
             errno.EMFILE: "This process has too many files open: raise its limit (ulimit -n).",
         }
         return StorageError(

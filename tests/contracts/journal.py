@@ -1,0 +1,228 @@
+"""What the journal promises over any object store; a test class inherits this and says how a store is made."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from compute.errors import Conflict, Corrupt
+from registry import Event, Journal, ObjectStore, Overlay
+
+
+class Numbers:
+    """A state for tests: counters, and the order in which all was added."""
+
+    def __init__(self) -> None:
+        self.counts: Any = {}
+        self.history: Any = {}
+
+    def apply(self, event: Event) -> None:
+        self.counts[event["name"]] = self.counts.get(event["name"], 0) + event["add"]
+        self.history[len(self.history)] = event["by"]
+
+    def fork(self) -> Numbers:
+        fork = Numbers()
+        fork.counts, fork.history = Overlay(self.counts), Overlay(self.history)
+        return fork
+
+    def dump(self) -> Iterable[Any]:
+        return [["count", *item] for item in self.counts.items()] + [["by", *item] for item in self.history.items()]
+
+    def load(self, items: Iterable[Any]) -> None:
+        for kind, key, value in items:
+            (self.counts if kind == "count" else self.history)[key] = value
+
+
+def add(name: str, by: str, most: int = 10**9) -> Callable[[Numbers], tuple[list[Event], int]]:
+    """Make a command that adds one, up to a limit, and answers with the new value."""
+
+    def command(numbers: Numbers) -> tuple[list[Event], int]:
+        value = numbers.counts.get(name, 0)
+        if value >= most:
+            raise Conflict(f"{name} is at {value}")
+        return [{"name": name, "add": 1, "by": by}], value + 1
+
+    return command
+
+
+class JournalContract:
+    """Run over every object store."""
+
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        raise AssertionError("the class that inherits this makes a store")
+
+    def test_what_was_executed_is_there_for_all(self, store: ObjectStore) -> None:
+        one, two = Journal(store, "n", Numbers), Journal(store, "n", Numbers)
+        assert [one.execute(add("a", "1")), two.execute(add("a", "2")), one.execute(add("a", "1"))] == [1, 2, 3]
+        for journal in (one, two, Journal(store, "n", Numbers)):
+            assert journal.read(lambda n: (dict(n.counts), list(n.history.values()))) == ({"a": 3}, ["1", "2", "1"])
+
+    def test_prefixes_are_apart(self, store: ObjectStore) -> None:
+        Journal(store, "n", Numbers).execute(add("a", "1"))
+        assert Journal(store, "m", Numbers).read(lambda n: dict(n.counts)) == {}
+
+    def test_a_command_that_raises_changes_nothing(self, store: ObjectStore) -> None:
+        journal = Journal(store, "n", Numbers)
+        journal.execute(add("a", "1", most=1))
+        with pytest.raises(Conflict, match="a is at 1"):
+            journal.execute(add("a", "1", most=1))
+        with pytest.raises(ZeroDivisionError):
+            journal.execute(lambda n: ([], 1 // 0))
+        assert list(store.list("n/log/")) == ["n/log/00000000000000000001.json"]
+        assert journal.execute(lambda n: ([], "no events")) == "no events"
+        assert journal.sequence == 1
+
+    def test_decided_against_the_newest_state_under_races(self, store: ObjectStore) -> None:
+        """A limit holds whoever gets there first, and what each was answered is unique."""
+        journals = [Journal(store, "n", Numbers, snapshot_every=7) for _ in range(3)]
+        answers: list[int] = []
+        refused: list[int] = []
+
+        def work(number: int) -> None:
+            for _ in range(15):
+                try:
+                    answers.append(journals[number % 3].execute(add("a", str(number), most=100)))
+                except Conflict:
+                    refused.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answers) == list(range(1, 101))
+        assert len(refused) == 35
+        for journal in journals:
+            journal.wait_for_snapshot()
+        histories = [j.read(lambda n: list(n.history.values())) for j in [*journals, Journal(store, "n", Numbers)]]
+        assert all(history == histories[0] for history in histories)
+        assert sum(Counter(histories[0]).values()) == 100
+
+    def test_commands_that_wait_share_an_entry(self, store: ObjectStore) -> None:
+        journal = Journal(store, "n", Numbers)
+        barrier = threading.Barrier(16)
+
+        def work() -> None:
+            barrier.wait()
+            for _ in range(10):
+                journal.execute(add("a", "1"))
+
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert journal.read(lambda n: n.counts["a"]) == 160
+        assert journal.sequence < 120
+
+    def test_snapshots_shorten_the_start_and_change_nothing(self, store: ObjectStore) -> None:
+        journal = Journal(store, "n", Numbers, snapshot_every=5)
+        for number in range(23):
+            journal.execute(add(f"a{number % 3}", str(number)))
+            journal.wait_for_snapshot()
+        snapshots = list(store.list("n/snapshots/"))
+        assert [key[-12:] for key in snapshots] == ["0005.json.zz", "0010.json.zz", "0015.json.zz", "0020.json.zz"]
+        for number in range(1, 16):
+            store.delete(f"n/log/{number:020d}.json")
+        again = Journal(store, "n", Numbers)
+        assert again.read(lambda n: list(n.history.values())) == [str(number) for number in range(23)]
+        assert again.execute(add("a0", "23")) == 9
+
+    def test_a_damaged_snapshot_is_passed_over(self, store: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
+        journal = Journal(store, "n", Numbers, snapshot_every=2)
+        for number in range(5):
+            journal.execute(add("a", str(number)))
+            journal.wait_for_snapshot()
+        newest = list(store.list("n/snapshots/"))[-1]
+        data = bytearray(store.get(newest))
+        data[-3] ^= 1
+        store.put(newest, bytes(data))
+        assert Journal(store, "n", Numbers).read(lambda n: n.counts["a"]) == 5
+        assert newest in caplog.text
+        for key in store.list("n/log/"):
+            store.delete(key)
+        store.put("n/log/00000000000000000005.json", b"")
+        with pytest.raises(Corrupt, match=r"log/00000000000000000003\.json is missing, and n/log/.*5\.json"):
+            Journal(store, "n", Numbers)
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda data: data[:-1], "truncated or garbled"),
+            (lambda data: data[: len(data) // 2], "truncated or garbled"),
+            (lambda data: b"", "truncated or garbled"),
+            (lambda data: data.replace(b'"add":1', b'"add":9'), "checksum"),
+            (lambda data: data.replace(b'"sequence":2', b'"sequence":3'), "holds the entry 3"),
+            (lambda data: data.replace(b'"format":1', b'"format":2'), "format 2; this release reads format 1"),
+            (lambda data: b'{"format":7}', "format 7; this release reads format 1"),
+            (lambda data: data + b" ", "truncated or garbled"),
+        ],
+    )
+    def test_a_damaged_entry_is_named_and_nothing_is_served(
+        self, store: ObjectStore, damage: Callable[[bytes], bytes], reason: str
+    ) -> None:
+        journal, reader = Journal(store, "n", Numbers), Journal(store, "n", Numbers)
+        for number in range(3):
+            journal.execute(add("a", str(number)))
+        key = "n/log/00000000000000000002.json"
+        sound = store.get(key)
+        store.put(key, damage(sound))
+        for attempt in (
+            lambda: Journal(store, "n", Numbers),
+            lambda: reader.read(dict),
+            lambda: reader.execute(add("a", "x")),
+        ):
+            with pytest.raises(Corrupt, match=reason) as caught:
+                attempt()
+            assert caught.value.context["key"] == key
+        store.put(key, sound)
+        assert reader.execute(add("a", "4")) == 4  # it goes on when the entry was restored
+
+    def test_every_flipped_byte_is_noticed(self, store: ObjectStore) -> None:
+        Journal(store, "n", Numbers).execute(add("a", "1"))
+        key = "n/log/00000000000000000001.json"
+        sound = store.get(key)
+        for position in range(len(sound)):
+            damaged = bytearray(sound)
+            damaged[position] ^= 1 << (position % 8)
+            store.put(key, bytes(damaged))
+            with pytest.raises(Corrupt, match=key):
+                Journal(store, "n", Numbers)
+
+    def test_a_missing_entry_is_named(self, store: ObjectStore) -> None:
+        journal = Journal(store, "n", Numbers)
+        for number in range(3):
+            journal.execute(add("a", str(number)))
+        store.delete("n/log/00000000000000000002.json")
+        with pytest.raises(Corrupt, match=r"n/log/00000000000000000002\.json is missing"):
+            Journal(store, "n", Numbers)
+
+    def test_an_event_that_does_not_fit_is_named(self, store: ObjectStore) -> None:
+        Journal(store, "n", Numbers).execute(add("a", "1"))
+
+        class Others(Numbers):
+            def apply(self, event: Event) -> None:
+                raise KeyError(event["name"])
+
+        with pytest.raises(Corrupt, match=r"00001\.json holds an event that does not fit"):
+            Journal(store, "n", Others)
+
+    def test_an_event_that_json_cannot_carry_fails_alone(self, store: ObjectStore) -> None:
+        from compute.errors import InvalidField
+
+        journal = Journal(store, "n", Numbers)
+        with pytest.raises(InvalidField):
+            journal.execute(lambda n: ([{"name": "a", "add": float("nan"), "by": ""}], None))
+        assert journal.execute(add("a", "1")) == 1
+
+    def test_entries_are_one_line_of_json(self, store: ObjectStore) -> None:
+        Journal(store, "n", Numbers).execute(add("é\n", "1"))
+        data = store.get("n/log/00000000000000000001.json")
+        assert data.count(b"\n") == 1
+        assert json.loads(data)["events"] == [{"name": "é\n", "add": 1, "by": "1"}]
