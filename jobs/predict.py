@@ -147,12 +147,15 @@ def model_with_signature(model_id: str, config: Config) -> tuple[ModelRecord, Si
 
 
 def typed(table: Table, signature: Signature) -> Table:
-    """Tell a CSV table the types of the features: a column may look different in its first rows."""
+    """Tell a CSV table the types of the features and of amounts: a column may look different in its first rows."""
     from jobs.csv_files import CsvTable
 
     if not isinstance(table, CsvTable):
         return table
-    return table.expecting({column.name: column.dtype for column in signature.columns})
+    kinds: dict[str, str] = {column.name: column.dtype for column in signature.columns}
+    if signature.target and signature.task == "regression":
+        kinds.setdefault(signature.target, "float")
+    return table.expecting(kinds)
 
 
 def _names(signature: Signature, *, proba: bool) -> list[str]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute import Config
 from compute.errors import ColumnInvalid
-from jobs import node
 from jobs.tables import Table, to_arrow, to_frame
 
 if TYPE_CHECKING:
@@ -30,6 +29,10 @@ T = TypeVar("T")
 
 # Batches that are read, or scored, before the next step takes them.
 _AHEAD = 2
+# Rows of a task: some seconds of work, and predictions of a few megabytes.
+_ROWS_A_PART = 500_000
+# Of a task, and the threads it scores with.
+_CPUS = 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def score_in_tasks(table: Table, job: Job, workers: int) -> Iterator[Scored]:
     try:
         while True:
             while len(waiting) < 2 * workers and (part := next(parts, None)) is not None:
-                waiting.append(manager.submit_task(score_part, part, job, start, resources={"cpu": 1}))
+                waiting.append(manager.submit_task(score_part, part, job, start, resources={"cpu": _CPUS}))
                 start += part.rows or 0
             if not waiting:
                 return
@@ -102,16 +105,12 @@ def score_in_tasks(table: Table, job: Job, workers: int) -> Iterator[Scored]:
             manager.cancel_task(task_id)
 
 
-# Rows of a task: some seconds of work, and predictions of a few megabytes.
-_ROWS_A_PART = 500_000
-
-
 def score_part(part: Table, job: Job, start: int) -> Scored:
     """Score one part, in a task; its rows begin at ``start`` in the whole table."""
     import numpy as np
 
     try:
-        scored = list(score_here(part, job, node.threads(job.config)))
+        scored = list(score_here(part, job, _CPUS))
     except ColumnInvalid as error:
         raise _with_row(error, start) from error
     return Scored(
