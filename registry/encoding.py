@@ -164,7 +164,9 @@ def _as_frame(table: Any, signature: Signature) -> pd.DataFrame:
 
     if hasattr(table, "column_names") and hasattr(table, "to_pandas"):  # pyarrow, without importing it
         wanted = [name for name in table.column_names if name in set(signature.feature_names)]
-        table = table.select(wanted).to_pandas() if len(set(wanted)) == len(wanted) else table.to_pandas()
+        if len(wanted) == len(set(wanted)) == len(signature.columns):  # else what is wrong is named below
+            table = table.select(wanted)
+        table = table.to_pandas()
     if not isinstance(table, pd.DataFrame):
         raise ColumnInvalid(
             f"rows cannot be read from a {type(table).__name__}",
@@ -242,20 +244,25 @@ def _days(series: pd.Series[Any]) -> NDArray[np.float64]:
 
 def _encode_values(values: Any, column: Column, series: pd.Series[Any]) -> NDArray[np.float64]:
     read = _reader(column)
-    result = np.empty(len(values), dtype="float64")
+    result = np.full(len(values), _NAN, dtype="float64")
+    searched = False
     for position, value in enumerate(values):
         try:
             result[position] = read(value)
-        except BadValue as error:
-            found = plain(value)
-            same = (
-                row for row, other in enumerate(series) if type(plain(other)) is type(found) and plain(other) == found
-            )
-            row = next(same, None)
-            if row is not None:  # a category that no row has does no harm
-                _refuse(column, row, value, f"{error} is needed")
-            result[position] = _NAN
+        except BadValue:
+            if not searched:  # a category that no row has does no harm
+                _refuse_first(series, column, read)
+                searched = True
     return result
+
+
+def _refuse_first(series: pd.Series[Any], column: Column, read: Callable[[Any], float]) -> None:
+    """Name the first row whose value cannot be read, if there is one."""
+    for row, value in enumerate(series):
+        try:
+            read(value)
+        except BadValue as error:
+            _refuse(column, row, value, f"{error} is needed")
 
 
 # Errors

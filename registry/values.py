@@ -59,8 +59,10 @@ def is_missing(value: Any) -> bool:
     """
     if value is None:
         return True
-    if isinstance(value, float | decimal.Decimal):
+    if isinstance(value, float):
         return math.isnan(value)
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
     name = type(value).__name__  # spares the import of pandas where none is in use
     return name in ("NAType", "NaTType") or (name == "datetime64" and str(value) == "NaT")
 
