@@ -1,7 +1,63 @@
-"""The task layer: submit work, get results; on a laptop, Ray or Dask."""
+"""The task layer: submit work, get results; on a laptop, Ray or Dask.
 
-from compute.config import Config, load_config
-from compute.states import TaskState
-from compute.uris import check_uri
+The names below are imported when they are first used: a worker process that needs none of the configuration's
+machinery starts in a third of the time.
+"""
 
-__all__ = ["Config", "TaskState", "check_uri", "load_config"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compute.apply import distributed_apply
+    from compute.backend import Backend, Capabilities, Capacity
+    from compute.config import Config, load_config
+    from compute.connect import get_compute_manager
+    from compute.manager import ComputeManager
+    from compute.sequences import distributed_filter, distributed_map, distributed_reduce
+    from compute.states import TaskState
+    from compute.task import TaskStatus
+    from compute.uris import check_uri
+
+__all__ = [
+    "Backend",
+    "Capabilities",
+    "Capacity",
+    "ComputeManager",
+    "Config",
+    "TaskState",
+    "TaskStatus",
+    "check_uri",
+    "distributed_apply",
+    "distributed_filter",
+    "distributed_map",
+    "distributed_reduce",
+    "get_compute_manager",
+    "load_config",
+]
+
+_HOMES = {
+    "Backend": "backend",
+    "Capabilities": "backend",
+    "Capacity": "backend",
+    "ComputeManager": "manager",
+    "Config": "config",
+    "TaskState": "states",
+    "TaskStatus": "task",
+    "check_uri": "uris",
+    "distributed_apply": "apply",
+    "distributed_filter": "sequences",
+    "distributed_map": "sequences",
+    "distributed_reduce": "sequences",
+    "get_compute_manager": "connect",
+    "load_config": "config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compute' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"compute.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

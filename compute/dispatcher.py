@@ -1,0 +1,455 @@
+"""Brings waiting tasks to the engine and what comes of them back: admission, retries, cancellation, deadlines.
+
+One lock guards all state and is never held while the engine is called. Work is handed over in the thread that
+submits when nothing waits; what waits is handed over by one thread, which sleeps when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from compute.backend import Attempt, Backend, Capacity, Ending, Outcome
+from compute.durations import Durations
+from compute.errors import (
+    CapabilityMissing,
+    ComputeError,
+    NotSerializable,
+    ResourcesUnavailable,
+    TaskCancelled,
+    TaskTimeout,
+    WorkerLost,
+)
+from compute.metrics import Metrics
+from compute.resources import Limits, Resources
+from compute.retry import pause
+from compute.states import TaskState
+from compute.table import TaskTable
+from compute.task import Latch, Task
+from compute.waiting import Usage, WaitingQueue
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 0.08
+"""Seconds of work per CPU that is handed over ahead to an engine that queues: small tasks then follow each other
+without a round trip, and long ones can still be overtaken."""
+
+GRACE = 2.0
+"""Seconds from asking a running task to stop to ending its process."""
+
+_TICK = 1.0
+_REFRESH = 2.0
+
+
+class Dispatcher:
+    """The engine's side of a manager.
+
+    Parameters
+    ----------
+    backend : Backend
+        The engine.
+    table : TaskTable
+        Where finished tasks are remembered.
+    limits : Limits
+        What tasks may take at once; what the engine has bounds them besides.
+    backoff_factor : float
+        ``task_defaults.backoff_factor``.
+    metrics : Metrics or None
+        Counts, if anybody wants them.
+    """
+
+    def __init__(
+        self, backend: Backend, table: TaskTable, limits: Limits, backoff_factor: float, metrics: Metrics | None
+    ) -> None:
+        self.lock = threading.Lock()
+        self._backend = backend
+        self._table = table
+        self._limits = limits
+        self._factor = backoff_factor
+        self._metrics = metrics
+        self._queues = backend.capabilities.queues
+        self._waiting: WaitingQueue[Task] = WaitingQueue()
+        self._durations = Durations()
+        self._under_way: dict[str, Attempt] = {}
+        self._timers: list[tuple[float, int, Callable[[], Attempt | None]]] = []
+        self._numbers = itertools.count()
+        self._inbox: list[tuple[Task, Outcome]] = []
+        self._wake = threading.Condition(self.lock)
+        self._poked = False
+        self._closed = False
+        self._checked = self._refreshed = time.monotonic()
+        self._usage = Usage(limits)
+        self._resize(backend.capacity())
+        backend.on_change(self._capacity_changed)
+        self._thread = threading.Thread(target=self._run, name=f"compute-{backend.name}", daemon=True)
+        self._thread.start()
+
+    # Called by the manager
+
+    def add(self, task: Task) -> None:
+        """Take a task in, and hand it over at once if nothing waits and it fits."""
+        task.estimate = self._durations.estimate(task.function, task.need)
+        with self.lock:
+            if self._closed:
+                raise TaskCancelled("the manager was shut down", hint="Get another with get_compute_manager().")
+            self._table.add(task)
+            if self._metrics is not None:
+                self._metrics.submitted += 1
+            fits = self._usage.fits(task.need, task.estimate)
+            if len(self._waiting) or not fits:
+                self._enqueue(task)
+                if fits and not self._well_fed():
+                    self._poke()
+                return
+            attempt = self._begin(task)
+        self._start(attempt)
+
+    def cancel(self, task: Task) -> bool:
+        """End a task as cancelled; False when it has ended already."""
+        running = task.attempt
+        if (
+            running is not None
+            and not self._backend.capabilities.stops_running_tasks
+            and self._backend.started_at(running) is not None
+        ):
+            raise CapabilityMissing(
+                f"the backend {self._backend.name!r} cannot stop a task that is running",
+                hint="It can be cancelled while it waits; give it a timeout, or use the Ray backend.",
+                context={"task_id": task.task_id, "backend": self._backend.name},
+            )
+        with self.lock:
+            if task.state.finished:
+                return False
+            attempt = task.attempt
+            self._cancel(task)
+            self._poke()
+        if attempt is not None:
+            self._backend.stop(attempt, force=False)
+        return True
+
+    def watch(self, tasks: Iterable[Task], *, first_failure: bool) -> Latch | None:
+        """Return a latch that opens when all have ended (or one has failed); None when that is so already."""
+        with self.lock:
+            pending = []
+            for task in tasks:
+                if not task.state.finished:
+                    pending.append(task)
+                elif first_failure and task.state is not TaskState.SUCCEEDED:
+                    return None
+            if not pending:
+                return None
+            latch = Latch(len(pending))
+            for task in pending:
+                task.latches = (*task.latches, (latch, first_failure))
+            return latch
+
+    def unwatch(self, tasks: Iterable[Task], latch: Latch) -> None:
+        """Let go of a latch that was given up waiting for."""
+        with self.lock:
+            for task in tasks:
+                task.latches = tuple(entry for entry in task.latches if entry[0] is not latch)
+
+    def under_way(self) -> list[Attempt]:
+        """Return the attempts that are with the engine."""
+        with self.lock:
+            return list(self._under_way.values())
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many tasks wait here, and how many are with the engine."""
+        with self.lock:
+            return len(self._waiting), self._usage.count
+
+    def in_use(self) -> Resources:
+        """Return what the tasks that are with the engine take together."""
+        with self.lock:
+            return Resources(self._usage.cpu, self._usage.memory, self._usage.gpu)
+
+    def close(self) -> None:
+        """Cancel everything that is open and let the thread end."""
+        with self.lock:
+            self._closed = True
+            attempts = list(self._under_way.values())
+            for task in self._table.all():
+                if not task.state.finished:
+                    self._cancel(task)
+            self._timers.clear()
+            self._poke()
+        for attempt in attempts:
+            self._backend.stop(attempt, force=True)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+
+    # With the lock held
+
+    def _begin(self, task: Task) -> Attempt:
+        task.attempts += 1
+        task.queued = False
+        need = task.need
+        attempt = Attempt(
+            f"{task.task_id}/{task.attempts}",
+            task.label,
+            need.cpu,
+            need.memory,
+            need.gpu,
+            task.timeout,
+            task.payload,
+            self._report,
+            task,
+        )
+        task.attempt = attempt
+        self._under_way[attempt.key] = attempt
+        self._usage.take(need, task.estimate)
+        return attempt
+
+    def _cancel(self, task: Task) -> None:
+        attempt = task.attempt
+        if attempt is not None:
+            task.stopping = True
+            self._after(GRACE, lambda: self._force(attempt))
+        elif task.queued:
+            task.queued = False
+            self._waiting.discard(task)
+        self._finish(task, TaskState.CANCELLED, error=TaskCancelled(f"the task {task.task_id} was cancelled"))
+
+    def _force(self, attempt: Attempt) -> Attempt | None:
+        return attempt if attempt.key in self._under_way else None
+
+    def _settle(self, task: Task, outcome: Outcome) -> None:
+        """Decide what becomes of a task after an attempt."""
+        ending = outcome.ending
+        task.started_at = outcome.started_at or task.started_at
+        context = {"task_id": task.task_id, "attempts": task.attempts}
+        which = f"the task {task.task_id} ({task.label})"
+        if ending is Ending.VALUE:
+            self._finish(task, TaskState.SUCCEEDED, outcome)
+        elif ending is Ending.ERROR:
+            self._finish(task, TaskState.FAILED, outcome)
+        elif ending is Ending.LOST and task.attempts <= task.retries and not self._closed:
+            self._repeat(task, str(outcome.payload))
+        elif ending is Ending.LOST:
+            lost = WorkerLost(
+                f"{which} lost its worker in {_times(task.attempts)}; the last: {outcome.payload}",
+                hint="When memory is the reason, declare it: resources={'memory': '2g'}.",
+                context={**context, "reason": str(outcome.payload)},
+            )
+            self._finish(task, TaskState.FAILED, outcome, lost)
+        elif ending is Ending.TIMED_OUT:
+            late = TaskTimeout(
+                f"{which} ran longer than its timeout of {task.timeout or 0:g} s and was stopped",
+                hint="Give submit_task a longer timeout=, or raise task_defaults.timeout.",
+                context={**context, "timeout": task.timeout},
+            )
+            self._finish(task, TaskState.TIMED_OUT, outcome, late)
+        elif ending is Ending.UNSENDABLE:
+            unsendable = NotSerializable(
+                f"{which} returned {outcome.payload}, which cannot be sent back",
+                hint="Return what it is made of, or write it to a file and return the path.",
+                context=context,
+            )
+            self._finish(task, TaskState.FAILED, outcome, unsendable)
+        elif ending is Ending.UNPLACEABLE:
+            refused = ResourcesUnavailable(f"{which} cannot be run: {outcome.payload}", context=context)
+            self._finish(task, TaskState.FAILED, outcome, refused)
+        else:
+            self._finish(task, TaskState.CANCELLED, outcome, TaskCancelled(f"{which} was interrupted"))
+
+    def _repeat(self, task: Task, reason: str) -> None:
+        task.reasons = (*task.reasons, reason)
+        seconds = pause(task.attempts, self._factor)
+        logger.warning(
+            "task_id=%s attempt=%d of=%d retry_in=%.2f reason=%r",
+            task.task_id,
+            task.attempts,
+            task.retries + 1,
+            seconds,
+            reason,
+        )
+        if self._metrics is not None:
+            self._metrics.retried += 1
+        self._after(seconds, lambda: self._again(task))
+        self._poke()
+
+    def _again(self, task: Task) -> None:
+        if not task.state.finished:
+            self._enqueue(task)
+
+    def _enqueue(self, task: Task) -> None:
+        task.queued = True
+        self._waiting.push(task)
+
+    def _finish(
+        self, task: Task, state: TaskState, outcome: Outcome | None = None, error: ComputeError | None = None
+    ) -> None:
+        task.state = state
+        task.outcome = outcome
+        task.error = error
+        task.payload = None
+        task.finished_at = time.time()
+        self._table.finished(task)
+        if self._metrics is not None:
+            waited = None if task.started_at is None else max(0.0, task.started_at - task.submitted_at)
+            self._metrics.finish(state, waited, outcome.seconds if outcome is not None else None)
+        failed = state is not TaskState.SUCCEEDED
+        for latch, first_failure in task.latches:
+            # A weight that opens any latch, however many it still waits for.
+            latch.hit(2**31 if failed and first_failure else 1)
+        task.latches = ()
+
+    def _after(self, seconds: float, action: Callable[[], Attempt | None]) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), action))
+
+    def _poke(self) -> None:
+        if not self._poked:
+            self._poked = True
+            self._wake.notify()
+
+    def _resize(self, capacity: Capacity) -> None:
+        total = capacity.total
+        if not self._queues:
+            self._usage.resize(self._limits.smaller(total), capacity.slots)
+            return
+        # The engine itself never runs more than it has: only a smaller limit is ours to keep.
+        ours = Limits(
+            *(
+                None if limit is not None and have is not None and limit >= have else limit
+                for limit, have in zip(self._limits, total, strict=True)
+            )  # type: ignore[arg-type]
+        )
+        self._usage.resize(ours, capacity.slots, None if ours.cpu is not None else AHEAD, total.cpu)
+
+    # Without the lock
+
+    def _start(self, attempt: Attempt) -> None:
+        try:
+            self._backend.start(attempt)
+        except Exception as error:
+            logger.warning("attempt=%s event=start_failed", attempt.key, exc_info=True)
+            self._report(
+                attempt, Outcome(Ending.LOST, f"it could not be handed over ({type(error).__name__}: {error})")
+            )
+            return
+        if attempt.task.stopping:
+            self._backend.stop(attempt, force=False)
+
+    def _report(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Take what came of an attempt; the engine calls this from its own threads."""
+        task: Task = attempt.task
+        with self.lock:
+            if self._under_way.pop(attempt.key, None) is None:
+                return
+            usage = self._usage
+            usage.give(task.need, task.estimate)
+            task.attempt = None
+            if outcome.seconds is not None:
+                self._durations.note(task.function, outcome.seconds)
+            if task.state.finished:
+                pass
+            elif outcome.ending is Ending.ERROR and task.retry_exceptions and task.attempts <= task.retries:
+                # Which exception it is takes unpickling, which is not for the engine's thread.
+                self._inbox.append((task, outcome))
+                self._poke()
+            else:
+                self._settle(task, outcome)
+            if len(self._waiting) and not self._well_fed():
+                self._poke()
+
+    def _well_fed(self) -> bool:
+        """Whether the engine has enough in its own queue that the next few may be handed over together, later."""
+        usage = self._usage
+        return (
+            usage.ahead is not None
+            and usage.cpus is not None
+            and usage.cpu > 2 * usage.cpus
+            and usage.work > usage.ahead * usage.cpus / 2
+        )
+
+    def _capacity_changed(self) -> None:
+        with self.lock:
+            self._refreshed = 0.0
+            self._poke()
+
+    def _run(self) -> None:
+        while True:
+            with self.lock:
+                if not self._poked:
+                    self._wake.wait(self._patience())
+                self._poked = False
+                if self._closed:
+                    return
+                inbox, self._inbox = self._inbox, []
+            try:
+                for task, outcome in inbox:
+                    self._judge(task, outcome)
+                self._look_after(time.monotonic())
+                self._hand_over(time.monotonic())
+            except Exception:
+                # Nothing above raises by itself; but tasks that nobody hands over any more would hang for ever.
+                logger.exception("backend=%s event=dispatch_failed", self._backend.name)
+                time.sleep(_TICK)
+
+    def _patience(self) -> float | None:
+        seconds = _TICK if self._under_way or len(self._waiting) else None
+        if self._timers:
+            until = max(0.0, self._timers[0][0] - time.monotonic())
+            seconds = until if seconds is None else min(seconds, until)
+        return seconds
+
+    def _hand_over(self, now: float) -> None:
+        force: list[Attempt] = []
+        begun: list[Attempt] = []
+        with self.lock:
+            while self._timers and self._timers[0][0] <= now:
+                attempt = heapq.heappop(self._timers)[2]()
+                if attempt is not None:
+                    force.append(attempt)
+            while len(self._waiting) and (task := self._waiting.pop(self._fits, now)) is not None:
+                begun.append(self._begin(task))
+        for attempt in force:
+            logger.warning("attempt=%s event=force_stop", attempt.key)
+            self._backend.stop(attempt, force=True)
+        for attempt in begun:
+            self._start(attempt)
+
+    def _fits(self, task: Task) -> bool:
+        task.estimate = self._durations.estimate(task.function, task.need)
+        return self._usage.fits(task.need, task.estimate)
+
+    def _judge(self, task: Task, outcome: Outcome) -> None:
+        """Repeat a task that raised one of the exceptions it is to be repeated for."""
+        reason = None
+        try:
+            payload = self._backend.fetch(outcome.payload) if outcome.held else outcome.payload
+            error = self._backend.codec.decode(payload).rebuild()
+            if isinstance(error, task.retry_exceptions):
+                reason = f"{type(error).__name__}: {error}"
+        except ComputeError:
+            logger.warning("task_id=%s event=exception_unreadable", task.task_id, exc_info=True)
+        with self.lock:
+            if task.state.finished:
+                return
+            if reason is None:
+                self._settle(task, outcome)
+            else:
+                self._repeat(task, reason)
+
+    def _look_after(self, now: float) -> None:
+        if now - self._refreshed > _REFRESH:
+            self._refreshed = now
+            capacity = self._backend.capacity()
+            with self.lock:
+                self._resize(capacity)
+                self._table.sweep(time.time())
+        if now - self._checked > _TICK:
+            self._checked = now
+            if not self._backend.alive():
+                gone = Outcome(Ending.LOST, f"the connection to {self._backend.name} is gone")
+                for attempt in self.under_way():
+                    self._report(attempt, gone)
+
+
+def _times(count: int) -> str:
+    return "1 attempt" if count == 1 else f"each of {count} attempts"

@@ -1,0 +1,47 @@
+"""How long a function's tasks take, learnt as they end."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from compute.resources import Resources
+
+UNKNOWN = 0.05
+"""Seconds that a function is expected to take which has not run yet: few are handed over ahead until one has."""
+
+_LEAST = 0.0004
+_WEIGHT = 0.2
+_FUNCTIONS = 1024
+
+
+class Durations:
+    """Moving averages of seconds by function.
+
+    Examples
+    --------
+    >>> durations = Durations()
+    >>> durations.estimate("f", Resources(cpu=2))
+    0.1
+    >>> durations.note("f", 1.0)
+    >>> durations.estimate("f", Resources())
+    1.0
+    """
+
+    def __init__(self) -> None:
+        self._mean: OrderedDict[Any, float] = OrderedDict()
+
+    def note(self, function: Any, seconds: float) -> None:
+        """Learn from a task that ended."""
+        before = self._mean.get(function)
+        if before is None:
+            self._mean[function] = seconds
+            if len(self._mean) > _FUNCTIONS:
+                self._mean.popitem(last=False)
+            return
+        # Up at once, down by and by: too many long tasks in the engine's queue cannot be overtaken.
+        self._mean[function] = seconds if seconds > max(4 * before, 0.01) else before + _WEIGHT * (seconds - before)
+
+    def estimate(self, function: Any, need: Resources) -> float:
+        """Return the seconds of CPU that a task of this function is expected to take."""
+        return max(self._mean.get(function, UNKNOWN), _LEAST) * max(need.cpu, 0.1)

@@ -1,0 +1,287 @@
+"""The Ray backend: an attempt is a Ray task. Retries, queueing and time-outs are the manager's: Ray has none of them.
+
+Ray is imported inside the functions: this module is read by processes that may not need it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from compute.backend import Attempt, Capabilities, Capacity, Ending, Outcome
+from compute.errors import WorkerLost
+from compute.failures import take_apart
+from compute.pickling import Codec
+from compute.ray_connection import Connection, session
+from compute.ray_worker import HEADER, NAMESPACE, attempt, ray_pickler, reference_types
+from compute.resources import Limits
+from compute.wire import Reply, unpack
+
+logger = logging.getLogger(__name__)
+
+_ENDINGS = (Ending.VALUE, Ending.ERROR, Ending.UNSENDABLE, Ending.TIMED_OUT, Ending.INTERRUPTED)
+_HELD = 1024 * 1024
+_MEMORY = 1.0
+_ASK_AGAIN = 0.05
+_FUNCTIONS = 1024
+# Attempts that take no CPU are not bounded by CPUs.
+_SLOTS = 2_000
+
+
+class _Handle:
+    """What the backend knows of an attempt that is with Ray."""
+
+    __slots__ = ("asked_at", "handed_at", "reference", "started", "where")
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+        self.handed_at = time.time()
+        self.asked_at = 0.0
+        self.started: float | None = None
+        self.where = ""
+
+
+class RayBackend:
+    """Tasks on the Ray cluster that this process is connected to.
+
+    Parameters
+    ----------
+    connection : Connection, optional
+        Released when the backend is closed; None when the connection is somebody else's.
+    """
+
+    name = "ray"
+    capabilities = Capabilities(stops_running_tasks=True, queues=True)
+
+    def __init__(self, connection: Connection | None = None) -> None:
+        import ray
+
+        self._ray = ray
+        self._connection = connection
+        self._client = ray.util.client.ray.is_connected()
+        self._session = session()
+        self._nested = not self._client and _in_task(ray)
+        self.codec = Codec(ray_pickler(), ray.put, reference_types())
+        self._remote = ray.remote(max_retries=0, retry_exceptions=False)(attempt)
+        self._options: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._capacity: Capacity | None = None
+        self._capacity_at = 0.0
+
+    def capacity(self) -> Capacity:
+        """Return what the cluster has; remembered for a second."""
+        now = time.monotonic()
+        if self._capacity is None or now - self._capacity_at > _MEMORY:
+            self._capacity = self._look()
+            self._capacity_at = now
+        return self._capacity
+
+    def start(self, attempt: Attempt) -> None:
+        """Submit the attempt to Ray."""
+        call = attempt.payload
+        key = attempt.key.encode()
+        message = HEADER.pack(attempt.timeout or 0.0, len(key)) + key + call.body
+        remote = self._with_options(attempt)
+        if call.lifted or call.nested:
+            reference = remote.remote(message, list(call.nested), call.buffered, *call.lifted)
+        else:
+            reference = remote.remote(message)
+        attempt.handle = _Handle(reference)
+        reference._on_completed(functools.partial(self._completed, attempt))
+
+    def stop(self, attempt: Attempt, *, force: bool) -> None:
+        """Have Ray raise KeyboardInterrupt in the function, or with ``force`` end its process."""
+        handle = attempt.handle
+        # None while it is being handed over: the dispatcher asks again when it has been.
+        if handle is not None and self.alive():
+            self._ray.cancel(handle.reference, force=force)
+
+    def started_at(self, attempt: Attempt) -> float | None:
+        """Ask the cluster whether the attempt has begun; known a quarter of a second after it has."""
+        handle: _Handle | None = attempt.handle
+        if handle is None or handle.started is not None:
+            return handle and handle.started
+        now = time.monotonic()
+        if now - handle.asked_at > _ASK_AGAIN and self.alive():
+            handle.asked_at = now
+            fact = self._kv("get", attempt.key)
+            if fact:
+                told = json.loads(fact)
+                handle.started = told["started_at"]
+                handle.where = f"process {told['process']} on {told['host']}"
+        return handle.started
+
+    def fetch(self, payload: Any) -> Any:
+        """Get a large result out of the object store."""
+        try:
+            return _reply(self._ray.get(payload))
+        except self._ray.exceptions.RayError as error:
+            raise WorkerLost(
+                f"the result was lost with the node that kept it ({type(error).__name__}: {error})",
+                hint="Submit the task again.",
+            ) from error
+
+    def put(self, value: Any) -> Any:
+        """Put a value into the object store; gives Ray's own reference."""
+        return self._ray.put(value)
+
+    def wait(
+        self, event: Callable[[float], bool], timeout: float | None, under_way: Callable[[], Sequence[Attempt]]
+    ) -> bool:
+        """Wait for the event. Inside a Ray task by `ray.wait`, so that others may use its CPU meanwhile."""
+        if not self._nested or threading.current_thread() is not threading.main_thread():
+            return event(-1.0 if timeout is None else max(timeout, 0.0))
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not event(0.0):
+            seconds = until - time.monotonic()
+            if seconds <= 0:
+                return False
+            references = [one.handle.reference for one in under_way() if one.handle is not None]
+            if references:
+                self._ray.wait(references, num_returns=1, timeout=min(seconds, 1.0), fetch_local=False)
+            # What Ray has told this call it tells the callback at about the same time.
+            event(min(seconds, 0.002 if references else 0.05))
+        return True
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Nothing to tell: who uses the capacity looks again every two seconds."""
+
+    def alive(self) -> bool:
+        """Whether this process is still connected to the cluster that it was connected to."""
+        return self._session is not None and session() == self._session
+
+    def close(self) -> None:
+        """Disconnect, if this backend connected."""
+        self._session = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release()
+
+    def _with_options(self, attempt: Attempt) -> Any:
+        shape = (attempt.label, attempt.cpu, attempt.memory, attempt.gpu)
+        remote = self._options.get(shape)
+        if remote is None:
+            remote = self._remote.options(
+                name=attempt.label,
+                num_cpus=attempt.cpu,
+                num_gpus=attempt.gpu or None,
+                memory=attempt.memory or None,
+            )
+            self._options[shape] = remote
+            if len(self._options) > _FUNCTIONS:
+                self._options.pop(next(iter(self._options)), None)
+        return remote
+
+    def _completed(self, attempt: Attempt, value: Any) -> None:
+        """Take what Ray brings; in a thread of Ray's that must neither wait nor run a user's code."""
+        handle: _Handle = attempt.handle
+        if type(value) is bytes:
+            reply = unpack(value)
+        elif type(value) is tuple:
+            reply = unpack(value[0])
+            if reply.code < 2 and (value[2] or value[1].nbytes > _HELD):
+                # Too large to keep in this process, or to pin in the store: it stays there until it is asked for.
+                outcome = Outcome(_ENDINGS[reply.code], handle.reference, reply.started_at, reply.seconds, held=True)
+                attempt.report(attempt, outcome)
+                return
+            reply = _reply(value)
+        else:
+            self._failed(attempt, handle, value)
+            return
+        handle.reference = None
+        payload: Any = reply if reply.code < 2 else reply.body.decode()
+        attempt.report(attempt, Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds))
+
+    def _failed(self, attempt: Attempt, handle: _Handle, error: Any) -> None:
+        exceptions = self._ray.exceptions
+        if isinstance(error, exceptions.TaskCancelledError):
+            outcome = Outcome(Ending.INTERRUPTED)
+        elif isinstance(error, (exceptions.TaskUnschedulableError, exceptions.RuntimeEnvSetupError)):
+            outcome = Outcome(Ending.UNPLACEABLE, _text(error))
+        elif isinstance(error, exceptions.RayTaskError):
+            # Not from the function, whose exceptions come as replies: from an argument that another task was to make.
+            cause = error.as_instanceof_cause()
+            outcome = Outcome(Ending.ERROR, Reply(1, 0.0, 0.0, take_apart(cause, ray_pickler().dumps)))
+        else:
+            # The table that says when it began must be asked, for which this thread must not be used.
+            threading.Thread(target=self._lost, args=(attempt, handle, error), daemon=True).start()
+            return
+        handle.reference = None
+        attempt.report(attempt, outcome)
+
+    def _lost(self, attempt: Attempt, handle: _Handle, error: Any) -> None:
+        """Tell a worker that was lost from one that was ended because its attempt had outlived its timeout."""
+        ended = time.time()
+        reason = _text(error)
+        started: float | None = None
+        try:
+            handle.asked_at = 0.0
+            started = self.started_at(attempt)
+            self._kv("del", attempt.key)
+        except Exception:
+            logger.warning("attempt=%s event=start_unknown", attempt.key, exc_info=True)
+        # Who never reported began about when it was handed over: the report is made by a thread that a function
+        # which holds the interpreter's lock from its first moment on keeps from running.
+        ran = ended - (started or handle.handed_at)
+        if attempt.timeout is not None and ran >= attempt.timeout and not _out_of_memory(self._ray, error):
+            outcome = Outcome(Ending.TIMED_OUT, reason, started, ran)
+        else:
+            where = f" ({handle.where})" if handle.where else ""
+            outcome = Outcome(Ending.LOST, f"{reason}{where}", started, ran if started else None)
+        handle.reference = None
+        attempt.report(attempt, outcome)
+
+    def _kv(self, what: str, key: str) -> Any:
+        from ray.experimental import internal_kv
+
+        return getattr(internal_kv, f"_internal_kv_{what}")(key.encode(), namespace=NAMESPACE)
+
+    def _look(self) -> Capacity:
+        nodes = [_limits(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
+        total = Limits(*(sum(values) for values in zip(*nodes, strict=True))) if nodes else Limits(0.0, 0, 0.0)
+        possible = [] if self._client else _possible_nodes()
+        for node, count in possible:
+            # Seen as if they were there, or the autoscaler would never be asked for them.
+            total = Limits(*((have or 0) + (more or 0) * count for have, more in zip(total, node, strict=True)))  # type: ignore[arg-type]
+        return Capacity(total, (*nodes, *(node for node, _ in possible)), _SLOTS)
+
+
+def _limits(resources: dict[str, float]) -> Limits:
+    return Limits(resources.get("CPU", 0.0), int(resources.get("memory", 0)), resources.get("GPU", 0.0))
+
+
+def _possible_nodes() -> list[tuple[Limits, int]]:
+    """Return the kinds of nodes that the cluster's autoscaler can add, and how many of each."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    groups = [] if config is None else config.node_group_configs
+    # -1 means without bound.
+    return [(_limits(dict(group.resources)), group.max_count if group.max_count >= 0 else 1000) for group in groups]
+
+
+def _reply(value: Any) -> Reply:
+    if type(value) is bytes:
+        return unpack(value)
+    head, body, buffers, nested = value
+    return unpack(head)._replace(body=bytes(body), buffers=buffers, nested=nested)
+
+
+def _in_task(ray: Any) -> bool:
+    context = ray.get_runtime_context()
+    return context.worker.mode == ray.WORKER_MODE and context.get_actor_id() is None
+
+
+def _out_of_memory(ray: Any, error: Any) -> bool:
+    return isinstance(error, ray.exceptions.OutOfMemoryError)
+
+
+def _text(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"

@@ -1,0 +1,229 @@
+"""One attempt in a Ray worker: deadlines that also end what hangs in native code, and word of when it began.
+
+Ray is imported where it is used: only a process of Ray runs this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import pickle
+import platform
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from compute.attempt import Overdue, run
+from compute.wire import OUT_OF_BAND, Pickled, Pickler, keep_large, pack, take_nested
+
+NAMESPACE = b"compute-tasks"
+HEADER = struct.Struct("<dH")
+"""The timeout (0: none) and the length of the attempt's key, which follows; then the body of the call."""
+
+KILL_AFTER = 1.0
+"""Seconds from interrupting an overdue function to ending its process."""
+
+_REPORT_AFTER = 0.25
+_IDLE = 20.0
+
+
+def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, *lifted: Any) -> Any:
+    """Run one call; the remote function behind every task of the Ray backend.
+
+    One argument of bytes and one result of bytes is what Ray moves fastest: as fast as no argument at all.
+    """
+    timeout, length = HEADER.unpack_from(message)
+    start = HEADER.size + length
+    key = message[HEADER.size : start]
+    _reporter.begin(key)
+    try:
+        reply = run(message[start:], lifted, nested, buffered, ray_pickler(), _deadline(timeout) if timeout else None)
+    finally:
+        _reporter.end()
+    if not reply.buffers and not reply.nested and len(reply.body) < OUT_OF_BAND:
+        return pack(reply)
+    head = pack(reply._replace(body=b"", buffers=(), nested=()))
+    return head, pickle.PickleBuffer(reply.body), list(reply.buffers), list(reply.nested)
+
+
+_pickler: Pickler | None = None
+
+
+def ray_pickler() -> Pickler:
+    """Return Ray's own cloudpickle; its references and actors are set aside for Ray to carry.
+
+    Both sides use Ray's copy, not the package of that name: each keeps its own book of the classes that it has
+    made anew, and an instance made by one is no instance of the other's class.
+    """
+    global _pickler
+    if _pickler is None:
+        _pickler = _make_pickler()
+    return _pickler
+
+
+def _make_pickler() -> Pickler:
+    import io
+
+    from ray import cloudpickle
+    from ray.actor import ActorHandle
+
+    carried: tuple[type, ...] = (*reference_types(), ActorHandle)
+
+    class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+        def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], nested: list[Any]) -> None:
+            super().__init__(file, protocol=5, buffer_callback=keep_large(buffers))
+            self.nested = nested
+
+        def reducer_override(self, value: Any) -> Any:
+            if isinstance(value, carried):
+                self.nested.append(value)
+                return take_nested, (len(self.nested) - 1,)
+            return super().reducer_override(value)
+
+    def split(value: Any) -> Pickled:
+        file, buffers, nested = io.BytesIO(), list[pickle.PickleBuffer](), list[Any]()
+        _Pickler(file, buffers, nested).dump(value)
+        return Pickled(file.getvalue(), buffers, nested)
+
+    return Pickler(split, cloudpickle.dumps)
+
+
+def reference_types() -> tuple[type, ...]:
+    """Return the classes of Ray's references: of a driver in the cluster, and of one that uses Ray Client."""
+    import ray
+    from ray.util.client.common import ClientActorHandle, ClientObjectRef
+
+    return ray.ObjectRef, ClientObjectRef, ClientActorHandle
+
+
+def _deadline(timeout: float) -> Callable[[Callable[[], Any]], Any]:
+    def guard(function: Callable[[], Any]) -> Any:
+        """Run a function; raise `Overdue` in it when its time is up, and end the process soon after."""
+        interrupts = threading.current_thread() is threading.main_thread()
+        if interrupts:
+            signal.signal(signal.SIGALRM, _overdue)
+        _killer.arm(timeout + KILL_AFTER)
+        try:
+            if interrupts:
+                signal.setitimer(signal.ITIMER_REAL, timeout)
+            began = time.monotonic()
+            value = function()
+            if time.monotonic() - began > timeout:
+                # It kept the interruption from itself.
+                raise Overdue
+            return value
+        finally:
+            if interrupts:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            _killer.disarm()
+
+    return guard
+
+
+def _overdue(number: int, frame: Any) -> None:  # noqa: ARG001  (the signature of a handler)
+    raise Overdue
+
+
+class _Killer:
+    """Ends this process at a time, whatever it is doing then, the interpreter's lock held or not.
+
+    On Linux a timer of the kernel that sends SIGKILL: 2 microseconds to set. Elsewhere faulthandler's thread.
+    """
+
+    def __init__(self) -> None:
+        self._timer: ctypes.c_void_p | None = None
+        self._owner = 0
+
+    def arm(self, seconds: float) -> None:
+        """Set the time."""
+        if sys.platform != "linux":
+            faulthandler.dump_traceback_later(seconds, exit=True)
+            return
+        if self._owner != os.getpid():
+            self._create()
+        self._set(seconds)
+
+    def disarm(self) -> None:
+        """Call it off."""
+        if sys.platform != "linux":
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            self._set(0.0)
+
+    def _create(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        # struct sigevent: a value, the signal, how to notify (0: by the signal), filled up to 64 bytes.
+        event = (ctypes.c_int * 16)()
+        event[2] = signal.SIGKILL
+        timer = ctypes.c_void_p()
+        if self._libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
+            raise OSError(ctypes.get_errno(), "timer_create failed")
+        self._timer, self._owner = timer, os.getpid()
+
+    def _set(self, seconds: float) -> None:
+        # struct itimerspec: an interval and a value, each seconds and nanoseconds; zero disarms.
+        spec = (ctypes.c_long * 4)(0, 0, int(seconds), int(seconds % 1 * 1e9))
+        if self._libc.timer_settime(self._timer, 0, ctypes.byref(spec), None):
+            raise OSError(ctypes.get_errno(), "timer_settime failed")
+
+
+class _Reporter:
+    """Tells the cluster's key-value table when an attempt began, if it runs for longer than a moment.
+
+    The driver cannot know: an attempt may wait in Ray's queue. Most attempts are over before anybody asks, so a
+    thread looks now and then, and the quick ones cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self._current: tuple[bytes, float] | None = None
+        self._reported: bytes | None = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, key: bytes) -> None:
+        """Note that an attempt begins."""
+        self._current = (key, time.time())
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._look, name="compute-reporter", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        """Note that it ended, and take back what was told: its reply says all."""
+        current, self._current = self._current, None
+        with self._lock:
+            if current is None or self._reported != current[0]:
+                return
+            self._reported = None
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(current[0], namespace=NAMESPACE)
+
+    def _look(self) -> None:
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        busy = time.time()
+        while time.time() - busy < _IDLE:
+            time.sleep(_REPORT_AFTER / 2)
+            current = self._current
+            if current is None:
+                continue
+            busy = time.time()
+            if busy - current[1] < _REPORT_AFTER:
+                continue
+            with self._lock:
+                if self._current is not current or self._reported == current[0]:
+                    continue
+                fact = {"started_at": current[1], "process": os.getpid(), "host": platform.node()}
+                _internal_kv_put(current[0], json.dumps(fact).encode(), overwrite=True, namespace=NAMESPACE)
+                self._reported = current[0]
+        self._thread = None
+
+
+_killer = _Killer()
+_reporter = _Reporter()

@@ -1,0 +1,159 @@
+"""`distributed_map`, `distributed_filter`, `distributed_reduce`: the functions of these names, over workers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from compute.apply import apply_parts, run_all
+from compute.connect import get_compute_manager
+from compute.manager import ComputeManager
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MISSING: Any = object()
+_ARITY = 8
+
+
+def distributed_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    partition_size: int | None = None,
+    manager: ComputeManager | None = None,
+    **options: Any,
+) -> list[R]:
+    """Return ``[function(item) for item in items]``, computed by workers, several items a task.
+
+    Parameters
+    ----------
+    function : callable
+        Of one argument.
+    items : iterable
+        Read whole; `ComputeManager.map` takes one without end.
+    partition_size : int, optional
+        Items a task; by default so that there are four tasks for each CPU.
+    manager : ComputeManager, optional
+        By default `get_compute_manager()`.
+    **options
+        As for `ComputeManager.submit_task`; they apply to each task, not to each item.
+
+    Raises
+    ------
+    Exception
+        The function's own, with a note that names the item.
+
+    Examples
+    --------
+    >>> from compute.local_backend import LocalBackend
+    >>> with ComputeManager(LocalBackend(workers=1)) as manager:
+    ...     distributed_map(abs, [-1, 2, -3], manager=manager)
+    [1, 2, 3]
+    """
+    parts: list[list[R]] = apply_parts(_map_part, function, list(items), partition_size, manager, None, options)
+    return [result for part in parts for result in part]
+
+
+def distributed_filter(
+    function: Callable[[T], Any] | None,
+    items: Iterable[T],
+    *,
+    partition_size: int | None = None,
+    manager: ComputeManager | None = None,
+    **options: Any,
+) -> list[T]:
+    """Return the items for which the function is true, in order; parameters as for `distributed_map`.
+
+    Examples
+    --------
+    >>> from compute.local_backend import LocalBackend
+    >>> with ComputeManager(LocalBackend(workers=1)) as manager:
+    ...     distributed_filter(str.isupper, ["a", "B"], manager=manager)
+    ['B']
+    """
+    held = list(items)
+    # Only the answers travel back: the items are here.
+    parts: list[list[bool]] = apply_parts(_test_part, function or bool, held, partition_size, manager, None, options)
+    answers = (answer for part in parts for answer in part)
+    return [item for item, answer in zip(held, answers, strict=True) if answer]
+
+
+def distributed_reduce(
+    function: Callable[[Any, Any], Any],
+    items: Iterable[Any],
+    initial: Any = _MISSING,
+    *,
+    partition_size: int | None = None,
+    manager: ComputeManager | None = None,
+    **options: Any,
+) -> Any:
+    """Return ``functools.reduce(function, items[, initial])``, as a tree of tasks.
+
+    Parameters
+    ----------
+    function : callable
+        Of two arguments; associative, else the result differs from that of `functools.reduce`. The order of the
+        items is kept, so it need not be commutative.
+    items : iterable
+        Read whole.
+    initial : object, optional
+        Comes before the first item, once.
+    partition_size, manager, **options
+        As for `distributed_map`.
+
+    Raises
+    ------
+    TypeError
+        When there are no items and no initial value, as `functools.reduce` does.
+
+    Examples
+    --------
+    >>> from compute.local_backend import LocalBackend
+    >>> with ComputeManager(LocalBackend(workers=1)) as manager:
+    ...     distributed_reduce(str.__add__, "abcdef", ">", partition_size=2, manager=manager)
+    '>abcdef'
+    """
+    held = list(items)
+    if initial is not _MISSING:
+        held.insert(0, initial)
+    if not held:
+        raise TypeError("distributed_reduce() of empty iterable with no initial value")
+    manager = manager or get_compute_manager()
+    partial: list[Any] = apply_parts(_reduce_part, function, held, partition_size, manager, None, options)
+    while len(partial) > 1:
+        groups = [partial[start : start + _ARITY] for start in range(0, len(partial), _ARITY)]
+        partial = run_all(
+            manager, functools.partial(functools.reduce, function), ((group,) for group in groups), options
+        )
+    return partial[0]
+
+
+def _map_part(
+    function: Callable[[Any], Any], part: list[Any], _start: int, _stop: int, first: int, rows: int
+) -> list[Any]:
+    results = []
+    for index, item in enumerate(part, start=first):
+        try:
+            results.append(function(item))
+        except Exception as error:
+            error.add_note(f"For item {index} of {rows}.")
+            raise
+    return results
+
+
+def _test_part(
+    function: Callable[[Any], Any], part: list[Any], start: int, stop: int, first: int, rows: int
+) -> list[bool]:
+    return _map_part(lambda item: bool(function(item)), part, start, stop, first, rows)
+
+
+def _reduce_part(
+    function: Callable[[Any, Any], Any], part: list[Any], _start: int, stop: int, first: int, rows: int
+) -> Any:
+    try:
+        return functools.reduce(function, part)
+    except Exception as error:
+        error.add_note(f"Among items {first} to {first + stop - 1} of {rows}.")
+        raise
