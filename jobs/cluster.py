@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from compute import Config
+from compute import Config, get_compute_manager
 from compute.errors import BackendUnavailable
 
 logger = logging.getLogger(__name__)
@@ -73,27 +73,6 @@ def attach() -> bool:
     # An http address is the dashboard's, for `ray job submit`: it names no cluster to connect to.
     if not address or address.startswith("http"):
         return False
-    _connect(address, f"the environment variable {_ADDRESS}")
-    return True
-
-
-def connect(config: Config) -> None:
-    """Connect to Ray because the caller asked for a distributed run.
-
-    The address is the environment's, else ``compute.ray_address``, else a cluster that runs on this machine.
-
-    Raises
-    ------
-    BackendUnavailable
-        When there is no cluster to connect to: a distributed run was asked for, so nothing else is done instead.
-    """
-    if attach():
-        return
-    address = config.compute.ray_address
-    _connect(address or "auto", "compute.ray_address" if address else "a search for a cluster on this machine")
-
-
-def _connect(address: str, source: str) -> None:
     import ray
 
     try:
@@ -102,23 +81,32 @@ def _connect(address: str, source: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
         raise BackendUnavailable(
-            f"no Ray cluster answers at {address!r} (from {source}): {error}",
-            hint="Start one with `make run` or `ray start --head`, call ray.init(), or do without a distributed run.",
+            f"no Ray cluster answers at {address!r} (from the environment variable {_ADDRESS}): {error}",
+            hint="Start one with `make run` or `ray start --head`, or unset the variable to work without Ray.",
             context={"address": address},
         ) from error
     logger.info("ray=connected address=%s", address)
+    return True
+
+
+def connect(config: Config) -> None:
+    """Connect to Ray because the caller asked for a distributed run.
+
+    To the cluster the environment names; else as the compute layer does for the backend ``ray``: to
+    ``compute.ray_address``, a cluster that runs on this machine, or one that is started for this process.
+
+    Raises
+    ------
+    BackendUnavailable
+        When an address is named and does not answer: a distributed run was asked for, so nothing else is done instead.
+    """
+    if not attach():
+        section = config.compute.model_copy(update={"backend": "ray"})
+        get_compute_manager(config=config.model_copy(update={"compute": section}))
 
 
 def _knock(address: str) -> None:
-    """Raise OSError when nothing listens: `ray.init` would try for minutes."""
-    if address == "local":
-        return
-    if address == "auto":
-        # The address that "auto" stands for may be of a cluster that is gone; Ray has no public way to ask for it.
-        from ray._private.services import canonicalize_bootstrap_address
-
-        address = canonicalize_bootstrap_address("auto") or ""
+    """Raise OSError when nothing listens at ``host:port``: `ray.init` would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConnectionError("no address of a running cluster was found")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()

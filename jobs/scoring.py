@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from compute import Config
+from compute import Config, get_compute_manager
 from compute.errors import ColumnInvalid
 from jobs.tables import Table, to_arrow, to_frame
 
@@ -83,8 +83,6 @@ def score_in_tasks(table: Table, job: Job, workers: int) -> Iterator[Scored]:
     Scored
         Part after part, in the table's order.
     """
-    from compute import get_compute_manager
-
     manager = get_compute_manager(config=job.config)
     # Enough parts that the last one does not keep all but one worker waiting, small enough to be held here.
     count = max(4 * workers, -(-(table.rows or 0) // _ROWS_A_PART))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import datasets as bundled
 
-from compute import Config
+from compute import load_config
 from jobs import MLTasks, get_ml_tasks
 from jobs.datasets import read_flights
 
@@ -51,7 +51,9 @@ def bundle() -> dict[str, pd.DataFrame]:
     return frames
 
 
-@pytest.fixture
-def tasks(config: Config) -> MLTasks:
-    """The facade, with state of this test's own."""
-    return get_ml_tasks(config)
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> MLTasks:
+    """The facade, with state of the module's own: where Ray is connected, every state has an actor."""
+    default = load_config()
+    storage = default.storage.model_copy(update={"uri": tmp_path_factory.mktemp("state").as_uri()})
+    return get_ml_tasks(default.model_copy(update={"storage": storage}))

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compute import Config, load_config
 from compute.errors import (
     ColumnInvalid,
     ColumnMissing,
@@ -28,12 +27,8 @@ from tests.jobs.conftest import FLIGHT_FEATURES
 
 
 @pytest.fixture(scope="module")
-def scorer(flights: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> MLTasks:
+def scorer(tasks: MLTasks, flights: pd.DataFrame) -> MLTasks:
     """Two models of the flights: `delay` is a regression, `late` a binary classification."""
-    default = load_config()
-    uri = tmp_path_factory.mktemp("state").as_uri()
-    config: Config = default.model_copy(update={"storage": default.storage.model_copy(update={"uri": uri})})
-    tasks = get_ml_tasks(config)
     params = {"n_estimators": 20, "max_depth": 5}
     frame = flights.head(8000)
     tasks.train_model(frame, "arr_delay", FLIGHT_FEATURES, model_params=params, name="delay")

@@ -56,12 +56,12 @@ def test_each_type_learns_each_task_and_predicts_the_same_everywhere(
     frame = bundle[name]
     before = frame.copy(deep=True)
     result = tasks.train_model(
-        frame, "target", model_type=model_type, model_params=PARAMS[model_type], name=f"{name}-1"
+        frame, "target", model_type=model_type, model_params=PARAMS[model_type], name=f"{name}-{model_type}"
     )
     assert (result["task"], result["model_type"], result["name"], result["version"]) == (
         task,
         model_type,
-        f"{name}-1",
+        f"{name}-{model_type}",
         1,
     )
     assert _better(result), result["metrics"]
@@ -73,14 +73,16 @@ def test_each_type_learns_each_task_and_predicts_the_same_everywhere(
     here = tasks.predict_batch(result["model_id"], frame)
     assert isinstance(here, pd.Series)
     assert here.index.equals(frame.index)
-    again = get_model_registry(tasks.config).load_model(f"{name}-1").predict(frame)
+    again = get_model_registry(tasks.config).load_model(f"{name}-{model_type}").predict(frame)
     _same(here, pd.Series(again))
     _same(here, tasks.predict_batch(result["model_id"], frame, batch_size=7))
     _same(here, tasks.predict_batch(result["model_id"], pa.Table.from_pandas(frame)))
     frame.to_parquet(tmp_path / "t.parquet", row_group_size=20)
     frame.to_csv(tmp_path / "t.csv", index=False)
     for file in ("t.parquet", "t.csv"):
-        tasks.predict_batch(f"{name}-1:1", str(tmp_path / file), output=str(tmp_path / "out.parquet"), batch_size=33)
+        tasks.predict_batch(
+            f"{name}-{model_type}:1", str(tmp_path / file), output=str(tmp_path / "out.parquet"), batch_size=33
+        )
         _same(here, pd.read_parquet(tmp_path / "out.parquet")["prediction"])
     measured = tasks.evaluate_model(result["model_id"], frame)["metrics"]
     key = "r2" if task == "regression" else "accuracy"
@@ -268,9 +270,9 @@ def test_bad_input(
 ) -> None:
     before = frame.copy(deep=True)
     with pytest.raises(error, match=words):
-        tasks.train_model(frame, **{"target_col": "y", **arguments})
+        tasks.train_model(frame, **{"target_col": "y", "name": "bad", **arguments})
     pd.testing.assert_frame_equal(frame, before)
-    assert get_model_registry(tasks.config).list_models() == []
+    assert get_model_registry(tasks.config).list_models(name="bad") == []
 
 
 def test_all_null_and_constant_features_do_no_harm(tasks: MLTasks) -> None:
