@@ -70,10 +70,10 @@ def _read(body: bytes, lifted: Sequence[Any], nested: Sequence[Any], buffered: b
     else:
         buffers = lifted[-1] if buffered else ()
         blob, args, kwargs = loads(body, buffers, nested)
-        args = [lifted[value.index] if type(value) is Slot else value for value in args]
-        kwargs = {key: lifted[value.index] if type(value) is Slot else value for key, value in kwargs.items()}
+        args = [lifted[value.number] if type(value) is Slot else value for value in args]
+        kwargs = {key: lifted[value.number] if type(value) is Slot else value for key, value in kwargs.items()}
         if type(blob) is Slot:
-            blob = lifted[blob.index]
+            blob = lifted[blob.number]
     function = _functions.get(blob)
     if function is None:
         function = loads(blob)

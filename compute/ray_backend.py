@@ -19,8 +19,9 @@ from compute.backend import Attempt, Capabilities, Capacity, Ending, Outcome
 from compute.errors import WorkerLost
 from compute.failures import take_apart
 from compute.pickling import Codec
+from compute.ray_collector import Collector
 from compute.ray_connection import Connection, session
-from compute.ray_worker import HEADER, NAMESPACE, attempt, ray_pickler, reference_types
+from compute.ray_worker import HEADER, KILL_AFTER, NAMESPACE, attempt, ray_pickler, reference_types
 from compute.resources import Limits
 from compute.wire import Reply, unpack
 
@@ -63,14 +64,17 @@ class RayBackend:
     def __init__(self, connection: Connection | None = None) -> None:
         import ray
 
-        self._ray = ray
+        self._ray: Any = ray
         self._connection = connection
-        self._client = ray.util.client.ray.is_connected()
+        self._client = self._ray.util.client.ray.is_connected()
         self._session = session()
         self._nested = not self._client and _in_task(ray)
         self.codec = Codec(ray_pickler(), ray.put, reference_types())
         self._remote = ray.remote(max_retries=0, retry_exceptions=False)(attempt)
         self._options: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        # Ray Client gives no batches: each reference is a request of its own there.
+        self._collector = Collector(ray, batches=not self._client)
+        self._few = 0.0
         self._capacity: Capacity | None = None
         self._capacity_at = 0.0
 
@@ -80,20 +84,21 @@ class RayBackend:
         if self._capacity is None or now - self._capacity_at > _MEMORY:
             self._capacity = self._look()
             self._capacity_at = now
+            self._few = 2 * (self._capacity.total.cpu or 0)
         return self._capacity
 
     def start(self, attempt: Attempt) -> None:
         """Submit the attempt to Ray."""
         call = attempt.payload
         key = attempt.key.encode()
-        message = HEADER.pack(attempt.timeout or 0.0, len(key)) + key + call.body
+        message = HEADER.pack(attempt.timeout or 0.0, time.time(), len(key)) + key + call.body
         remote = self._with_options(attempt)
         if call.lifted or call.nested:
             reference = remote.remote(message, list(call.nested), call.buffered, *call.lifted)
         else:
             reference = remote.remote(message)
         attempt.handle = _Handle(reference)
-        reference._on_completed(functools.partial(self._completed, attempt))
+        self._collector.watch(reference, self._few, functools.partial(self._completed, attempt))
 
     def stop(self, attempt: Attempt, *, force: bool) -> None:
         """Have Ray raise KeyboardInterrupt in the function, or with ``force`` end its process."""
@@ -105,8 +110,10 @@ class RayBackend:
     def started_at(self, attempt: Attempt) -> float | None:
         """Ask the cluster whether the attempt has begun; known a quarter of a second after it has."""
         handle: _Handle | None = attempt.handle
-        if handle is None or handle.started is not None:
-            return handle and handle.started
+        if handle is None:
+            return None
+        if handle.started is not None:
+            return handle.started
         now = time.monotonic()
         if now - handle.asked_at > _ASK_AGAIN and self.alive():
             handle.asked_at = now
@@ -142,7 +149,8 @@ class RayBackend:
             seconds = until - time.monotonic()
             if seconds <= 0:
                 return False
-            references = [one.handle.reference for one in under_way() if one.handle is not None]
+            handles = [one.handle.reference for one in under_way() if one.handle is not None]
+            references = [reference for reference in handles if reference is not None]
             if references:
                 self._ray.wait(references, num_returns=1, timeout=min(seconds, 1.0), fetch_local=False)
             # What Ray has told this call it tells the callback at about the same time.
@@ -159,6 +167,7 @@ class RayBackend:
     def close(self) -> None:
         """Disconnect, if this backend connected."""
         self._session = None
+        self._collector.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()
@@ -226,10 +235,11 @@ class RayBackend:
             self._kv("del", attempt.key)
         except Exception:
             logger.warning("attempt=%s event=start_unknown", attempt.key, exc_info=True)
-        # Who never reported began about when it was handed over: the report is made by a thread that a function
-        # which holds the interpreter's lock from its first moment on keeps from running.
+        # Who never reported began about when it was handed over, and was kept from reporting: by a function that holds
+        # the interpreter's lock from its first moment on. Only the kernel's timer ends such a one.
         ran = ended - (started or handle.handed_at)
-        if attempt.timeout is not None and ran >= attempt.timeout and not _out_of_memory(self._ray, error):
+        limit = None if attempt.timeout is None else attempt.timeout + (0.0 if started else KILL_AFTER)
+        if limit is not None and ran >= limit and not _out_of_memory(self._ray, error):
             outcome = Outcome(Ending.TIMED_OUT, reason, started, ran)
         else:
             where = f" ({handle.where})" if handle.where else ""

@@ -23,13 +23,14 @@ from compute.attempt import Overdue, run
 from compute.wire import OUT_OF_BAND, Pickled, Pickler, keep_large, pack, take_nested
 
 NAMESPACE = b"compute-tasks"
-HEADER = struct.Struct("<dH")
-"""The timeout (0: none) and the length of the attempt's key, which follows; then the body of the call."""
+HEADER = struct.Struct("<ddH")
+"""The timeout (0: none), when it was handed over, the length of the key, which follows; then the body of the call."""
 
 KILL_AFTER = 1.0
 """Seconds from interrupting an overdue function to ending its process."""
 
 _REPORT_AFTER = 0.25
+_WAITED = 0.2
 _IDLE = 20.0
 
 
@@ -38,10 +39,13 @@ def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, 
 
     One argument of bytes and one result of bytes is what Ray moves fastest: as fast as no argument at all.
     """
-    timeout, length = HEADER.unpack_from(message)
+    timeout, handed_at, length = HEADER.unpack_from(message)
     start = HEADER.size + length
     key = message[HEADER.size : start]
     _reporter.begin(key)
+    if timeout and time.time() - handed_at > _WAITED:
+        # Should the worker be lost, whether it was for its timeout is told by when it began: not when it was handed over.
+        _reporter.report()
     try:
         reply = run(message[start:], lifted, nested, buffered, ray_pickler(), _deadline(timeout) if timeout else None)
     finally:
@@ -70,12 +74,13 @@ def ray_pickler() -> Pickler:
 def _make_pickler() -> Pickler:
     import io
 
-    from ray import cloudpickle
+    import ray
     from ray.actor import ActorHandle
 
+    cloudpickle: Any = ray.cloudpickle
     carried: tuple[type, ...] = (*reference_types(), ActorHandle)
 
-    class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+    class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], nested: list[Any]) -> None:
             super().__init__(file, protocol=5, buffer_callback=keep_large(buffers))
             self.nested = nested
@@ -204,24 +209,27 @@ class _Reporter:
 
         _internal_kv_del(current[0], namespace=NAMESPACE)
 
-    def _look(self) -> None:
+    def report(self) -> None:
+        """Tell that the current attempt has begun."""
         from ray.experimental.internal_kv import _internal_kv_put
 
+        with self._lock:
+            current = self._current
+            if current is None or self._reported == current[0]:
+                return
+            fact = {"started_at": current[1], "process": os.getpid(), "host": platform.node()}
+            _internal_kv_put(current[0], json.dumps(fact).encode(), overwrite=True, namespace=NAMESPACE)
+            self._reported = current[0]
+
+    def _look(self) -> None:
         busy = time.time()
         while time.time() - busy < _IDLE:
             time.sleep(_REPORT_AFTER / 2)
             current = self._current
-            if current is None:
-                continue
-            busy = time.time()
-            if busy - current[1] < _REPORT_AFTER:
-                continue
-            with self._lock:
-                if self._current is not current or self._reported == current[0]:
-                    continue
-                fact = {"started_at": current[1], "process": os.getpid(), "host": platform.node()}
-                _internal_kv_put(current[0], json.dumps(fact).encode(), overwrite=True, namespace=NAMESPACE)
-                self._reported = current[0]
+            if current is not None:
+                busy = time.time()
+                if busy - current[1] >= _REPORT_AFTER:
+                    self.report()
         self._thread = None
 
 

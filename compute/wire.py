@@ -61,13 +61,14 @@ def pack(reply: Reply) -> bytes:
 
 def unpack(data: bytes) -> Reply:
     """Undo `pack`."""
-    return Reply(*_HEADER.unpack_from(data), data[_HEADER.size :])
+    code, started_at, seconds = _HEADER.unpack_from(data)
+    return Reply(code, started_at, seconds, data[_HEADER.size :])
 
 
 class Slot(NamedTuple):
-    """Stands in the arguments for ``lifted[index]``."""
+    """Stands in the arguments for ``lifted[number]``."""
 
-    index: int
+    number: int
 
 
 _unpickling = threading.local()
