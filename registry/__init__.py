@@ -11,8 +11,8 @@ from registry.records import Artifact, ModelRecord
 from registry.signature import Column, Signature, capture_signature
 from registry.store import FileStore, ObjectStore, open_store
 from registry.task_client import TaskRegistry, get_task_registry
-from registry.task_work import TaskContext
 from registry.task_record import TaskRecord
+from registry.task_work import TaskContext
 
 __all__ = [
     "Artifact",

@@ -174,7 +174,7 @@ class ModelRegistry:
             with path.open("rb") as file:
                 model_format: Format = detect_format(file.read(HEAD))
                 file.seek(0)
-                native = load_native(model_format, file.read())
+                native = load_native(model_format, file.read(), foreign=True)
         except OSError as error:
             raise DataNotFound(
                 f"cannot read the model file {path}: {error.strerror}", context={"path": str(path)}

@@ -89,6 +89,23 @@ def encode(
     return matrix
 
 
+def read_texts(table: pd.DataFrame | pa.Table | Rows, column: Column) -> list[str | None]:
+    """Return the values of a category column as text, known or not; of a table that `encode` took.
+
+    Examples
+    --------
+    >>> read_texts([{"x": 1.0}, {"x": None}], Column(name="x", dtype="category", categories=("1",)))
+    ['1', None]
+    """
+    if isinstance(table, list | tuple):
+        values = [row[column.name] for row in table]
+    else:
+        frame = _as_frame(table, Signature(columns=(column,)))
+        values = frame[column.name].tolist()
+    plainly = (plain(value) for value in values)
+    return [None if _is_missing(value) else as_category(value) for value in plainly]
+
+
 # Rows
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 from compute.errors import UnsupportedFormat
 from registry.records import Format
 from registry.skops_format import dump_estimator, load_estimator
+from registry.soundness import check_estimator, check_lightgbm_text, check_xgboost_ubjson
 
 HEAD = 4096
 """Bytes at the start of a file that tell its format."""
@@ -111,8 +112,17 @@ def detect_format(head: bytes) -> Format:
     raise _refusal(_name(head))
 
 
-def load_native(model_format: Format, data: bytes) -> Any:
+def load_native(model_format: Format, data: bytes, *, foreign: bool = False) -> Any:
     """Return the native model: an xgboost.Booster, a lightgbm.Booster or a scikit-learn estimator.
+
+    Parameters
+    ----------
+    model_format : str
+        As `detect_format` told.
+    data : bytes
+        The whole file.
+    foreign : bool
+        It comes from outside: look through its trees, see `registry.soundness`.
 
     Raises
     ------
@@ -122,7 +132,14 @@ def load_native(model_format: Format, data: bytes) -> Any:
     loaders: dict[Format, Callable[[bytes], Any]] = {
         "xgboost-ubj": _load_xgboost, "lightgbm-text": _load_lightgbm, "sklearn-skops": load_estimator,
     }  # fmt: skip
-    return loaders[model_format](data)
+    if foreign and model_format == "xgboost-ubj":
+        check_xgboost_ubjson(data)
+    if foreign and model_format == "lightgbm-text":
+        check_lightgbm_text(data)
+    model = loaders[model_format](data)
+    if foreign and model_format == "sklearn-skops":
+        check_estimator(model)
+    return model
 
 
 def _load_xgboost(data: bytes) -> Any:
@@ -141,9 +158,6 @@ def _load_xgboost(data: bytes) -> Any:
 def _load_lightgbm(data: bytes) -> Any:
     import lightgbm
 
-    # LightGBM would crash on some of what is cut off, so the end is looked for first.
-    if b"\nend of trees\n" not in data:
-        raise UnsupportedFormat("the file is not a whole LightGBM model: the end of its trees is missing", hint=_TAKEN)
     try:
         return lightgbm.Booster(model_str=data.decode())
     except (lightgbm.basic.LightGBMError, ValueError) as error:

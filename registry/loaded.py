@@ -6,6 +6,7 @@ The libraries of the models are imported by the time a model is here.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compute.errors import CapabilityMissing, ColumnInvalid
-from registry.encoding import encode
+from registry.encoding import encode, read_texts
 from registry.records import ModelRecord
 from registry.signature import Column, Label, Signature, Task
 
@@ -92,7 +93,7 @@ class LoadedModel:
                 f"{self.record.model_id} is a regression and has no probabilities", hint="Leave proba out."
             )
         if isinstance(rows, np.ndarray):
-            matrix = self._check_matrix(rows)
+            matrix = rows = self._check_matrix(rows)
         else:
             if signature is None:
                 raise CapabilityMissing(
@@ -105,7 +106,7 @@ class LoadedModel:
             return np.empty(shape, dtype="float64" if proba or not signature or not signature.classes else object)
         classes = signature.classes if signature is not None else None
         if self.record.format == "sklearn-skops":
-            return self._predict_estimator(matrix, classes, proba=proba)
+            return self._predict_estimator(self._named(matrix, rows), classes, proba=proba)
         scores = self._score(matrix)
         if classes is None:
             return scores
@@ -147,10 +148,7 @@ class LoadedModel:
             scores = self.model.predict(table, output_margin=margins)
         return cast("NDArray[Any]", scores)
 
-    def _predict_estimator(
-        self, matrix: NDArray[Any], classes: tuple[Label, ...] | None, *, proba: bool
-    ) -> NDArray[Any]:
-        table = self._named(matrix)
+    def _predict_estimator(self, table: Any, classes: tuple[Label, ...] | None, *, proba: bool) -> NDArray[Any]:
         if proba:
             if not hasattr(self.model, "predict_proba"):
                 raise CapabilityMissing(
@@ -164,8 +162,8 @@ class LoadedModel:
         # The estimator may have been fitted on labels or on their positions: both are in the same order.
         return _labels(classes)[np.searchsorted(self.model.classes_, found)]
 
-    def _named(self, matrix: NDArray[Any]) -> Any:
-        """Give an estimator that was fitted on a table a table: names as then, categories as text."""
+    def _named(self, matrix: NDArray[Any], rows: Any) -> Any:
+        """Give an estimator that was fitted on a table a table: its names, and categories as text."""
         names = getattr(self.model, "feature_names_in_", None)
         signature = self.record.signature
         if names is None or signature is None:
@@ -173,10 +171,14 @@ class LoadedModel:
         import pandas as pd
 
         frame = pd.DataFrame(matrix, columns=list(signature.feature_names))
-        for column in signature.columns:
+        for position, column in enumerate(signature.columns):
             if column.categories is not None:
-                texts = np.array([*column.categories, None], dtype=object)
-                frame[column.name] = texts[frame[column.name].fillna(-1).to_numpy().astype(int)]
+                texts = (
+                    [None if math.isnan(code) else column.categories[int(code)] for code in matrix[:, position]]
+                    if rows is matrix
+                    else read_texts(rows, column)
+                )
+                frame[column.name] = pd.Series(texts, dtype="str")
         return frame[list(names)]
 
 
@@ -248,5 +250,9 @@ def _labels(classes: tuple[Label, ...]) -> NDArray[Any]:
 
 
 def _set_jobs(estimator: Any, threads: int) -> None:
-    jobs = {key: threads for key in estimator.get_params() if key == "n_jobs" or key.endswith("__n_jobs")}
-    estimator.set_params(**jobs)
+    """Give forests their threads, and all else one: most of scikit-learn would start processes, which takes seconds."""
+    from sklearn.ensemble._forest import BaseForest
+
+    params = estimator.get_params()
+    owners = {key: params.get(key.removesuffix("__n_jobs"), estimator) for key in params if key.endswith("n_jobs")}
+    estimator.set_params(**{key: threads if isinstance(owner, BaseForest) else 1 for key, owner in owners.items()})

@@ -14,7 +14,7 @@ from typing import Any
 from compute.errors import UnsupportedFormat
 
 # Types beyond those that skops trusts by itself (scikit-learn's estimators, NumPy's arrays and scalars). None of them
-# does anything when it is made; `_check_trees` keeps the compiled ones from reading beyond their arrays.
+# does anything when it is made; `registry.soundness` keeps the compiled ones from reading beyond their arrays.
 TRUSTED = frozenset({
     "numpy.dtype",
     "scipy.interpolate._bsplines.BSpline",
@@ -80,9 +80,6 @@ def load_estimator(data: bytes) -> Any:
     trusted = _check_types(data, "file")
     try:
         estimator = skops.io.loads(data, trusted=trusted)
-        _check_trees(estimator)
-    except UnsupportedFormat:
-        raise
     except Exception as error:  # anything may be wrong with a file that was not written by skops
         raise UnsupportedFormat(f"the file is not a whole skops file: {error!s:.300}") from error
     if not hasattr(estimator, "predict"):
@@ -161,48 +158,3 @@ def _renumber(node: Any, numbers: dict[str, int]) -> None:
 def _rename(file: str, numbers: dict[str, int]) -> str:
     path = PurePosixPath(file)
     return f"{numbers[path.stem]}{path.suffix}"
-
-
-def _check_trees(estimator: object) -> None:
-    """Refuse trees whose nodes lead nowhere or round in circles: compiled code follows them unchecked."""
-    import numpy as np
-    from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
-    from sklearn.tree._tree import Tree
-
-    for part in _parts(estimator):
-        if isinstance(part, Tree):
-            nodes = part.__getstate__()["nodes"]
-            left, right, feature = nodes["left_child"], nodes["right_child"], nodes["feature"]
-            inner, features = left != -1, part.n_features
-        elif isinstance(part, TreePredictor):
-            nodes = part.nodes
-            left, right, feature = (nodes[name].astype("int64") for name in ("left", "right", "feature_idx"))
-            inner, features = nodes["is_leaf"] == 0, np.iinfo(np.int32).max
-        else:
-            continue
-        own = np.arange(len(nodes))
-        sound = (own < left) & (left < len(nodes)) & (own < right) & (right < len(nodes))
-        if not len(nodes) or not np.all(sound[inner] & (feature[inner] >= 0) & (feature[inner] < features)):
-            raise UnsupportedFormat("the file holds a tree whose nodes are garbled", hint="Save the estimator again.")
-
-
-def _parts(root: object) -> list[object]:
-    """Return everything that the estimator holds, at any depth."""
-    import numpy as np
-
-    seen: dict[int, object] = {}
-    pending = [root]
-    while pending:
-        part = pending.pop()
-        if id(part) in seen or isinstance(part, str | bytes | int | float | type | None):
-            continue
-        seen[id(part)] = part
-        if isinstance(part, dict):
-            pending.extend(part.values())
-        elif isinstance(part, list | tuple | set):
-            pending.extend(part)
-        elif isinstance(part, np.ndarray):
-            pending.extend(part.ravel().tolist() if part.dtype == object else [])
-        else:
-            pending.extend(getattr(part, "__dict__", {}).values())
-    return list(seen.values())
