@@ -6,7 +6,7 @@ An adapter supplies this and nothing else: queueing, retries, cancellation and b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -80,13 +80,13 @@ class Attempt:
     memory: int
     gpu: float
     timeout: float | None
-    payload: Any
+    payload: Any = field(repr=False)
     """What `Codec.encode_call` made."""
-    report: Callable[[Attempt, Outcome], None]
+    report: Callable[[Attempt, Outcome], None] = field(repr=False)
     """To be called once, from any thread."""
-    task: Any = None
+    task: Any = field(default=None, repr=False)
     """The manager's own record."""
-    handle: Any = None
+    handle: Any = field(default=None, repr=False)
     """The backend's own."""
 
 

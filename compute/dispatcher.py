@@ -42,6 +42,7 @@ GRACE = 2.0
 """Seconds from asking a running task to stop to ending its process."""
 
 _TICK = 1.0
+_IDLE = 5.0
 _REFRESH = 2.0
 
 
@@ -102,7 +103,7 @@ class Dispatcher:
             fits = self._usage.fits(task.need, task.estimate)
             if len(self._waiting) or not fits:
                 self._enqueue(task)
-                if fits and not self._well_fed():
+                if not self._under_way or (fits and not self._well_fed()):
                     self._poke()
                 return
             attempt = self._begin(task)
@@ -391,11 +392,11 @@ class Dispatcher:
                 logger.exception("backend=%s event=dispatch_failed", self._backend.name)
                 time.sleep(_TICK)
 
-    def _patience(self) -> float | None:
-        seconds = _TICK if self._under_way or len(self._waiting) else None
+    def _patience(self) -> float:
+        # Not woken for each task that is handed over by the thread that submits it: found within a few seconds.
+        seconds = _TICK if self._under_way or len(self._waiting) else _IDLE
         if self._timers:
-            until = max(0.0, self._timers[0][0] - time.monotonic())
-            seconds = until if seconds is None else min(seconds, until)
+            seconds = min(seconds, max(0.0, self._timers[0][0] - time.monotonic()))
         return seconds
 
     def _hand_over(self, now: float) -> None:
@@ -437,6 +438,8 @@ class Dispatcher:
                 self._repeat(task, reason)
 
     def _look_after(self, now: float) -> None:
+        if not self._under_way and not len(self._waiting):
+            return
         if now - self._refreshed > _REFRESH:
             self._refreshed = now
             capacity = self._backend.capacity()

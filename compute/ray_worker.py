@@ -44,7 +44,7 @@ def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, 
     key = message[HEADER.size : start]
     _reporter.begin(key)
     if timeout and time.time() - handed_at > _WAITED:
-        # Should the worker be lost, whether it was for its timeout is told by when it began: not when it was handed over.
+        # Should the worker be lost, whether for its timeout is told by when it began, not by when it was handed over.
         _reporter.report()
     try:
         reply = run(message[start:], lifted, nested, buffered, ray_pickler(), _deadline(timeout) if timeout else None)
@@ -231,6 +231,9 @@ class _Reporter:
                 if busy - current[1] >= _REPORT_AFTER:
                     self.report()
         self._thread = None
+        if (current := self._current) is not None:
+            # It began while this thread was about to end.
+            self.begin(current[0])
 
 
 _killer = _Killer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compute.backend import Attempt, Outcome
@@ -70,7 +70,7 @@ class Task:
     timeout: float | None
     retries: int
     retry_exceptions: tuple[type[BaseException], ...]
-    payload: Any
+    payload: Any = field(repr=False)
     submitted_at: float
     queued_at: float
     """By the monotonic clock, for the order of waiting."""
@@ -86,7 +86,7 @@ class Task:
     """Cancelled while an attempt was under way: what it brings is thrown away."""
     started_at: float | None = None
     finished_at: float | None = None
-    outcome: Outcome | None = None
+    outcome: Outcome | None = field(default=None, repr=False)
     """The last attempt's, once the task has finished."""
     error: Exception | None = None
     """The manager's own verdict; the task's own exception is in the outcome."""

@@ -17,6 +17,22 @@ WORKERS = 2
 MakeManager = Callable[..., ComputeManager]
 
 
+@pytest.fixture(scope="session")
+def dask_cluster() -> Iterator[str]:
+    """A Dask scheduler and two worker processes of one thread each. Gives its address."""
+    import dask
+    import distributed
+
+    # A lost worker is heard of at once: by default Dask itself tries three times more.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=WORKERS, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
 @pytest.fixture(scope="session", params=["local", "ray", "dask"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
     """Make backends of one kind over one running engine."""

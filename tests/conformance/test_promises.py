@@ -230,7 +230,7 @@ def test_no_retries_means_none(manager: ComputeManager, tmp_path: Path) -> None:
 
 def test_a_late_task_times_out_and_its_worker_is_free(make_manager: Make, tmp_path: Path) -> None:
     manager = make_manager(Limits(cpu=1))
-    task_id = manager.submit_task(time.sleep, 60, timeout=0.4)
+    task_id = manager.submit_task(work.nap, 60, timeout=0.4)
     begun = time.monotonic()
     with pytest.raises(TaskTimeout, match=r"longer than its timeout of 0.4 s") as caught:
         manager.get_result(task_id)
@@ -276,7 +276,7 @@ def test_a_quick_task_is_not_hurt_by_its_timeout(manager: ComputeManager) -> Non
 def test_the_default_timeout_and_retries_are_the_configurations(make_manager: Make, tmp_path: Path) -> None:
     manager = make_manager(task_defaults=TaskDefaults(timeout=0.4, retries=0))
     with pytest.raises(TaskTimeout):
-        manager.get_result(manager.submit_task(time.sleep, 60))
+        manager.get_result(manager.submit_task(work.nap, 60))
     with pytest.raises(WorkerLost):
         manager.get_result(manager.submit_task(work.die, tmp_path / "runs"), timeout=60)
     assert work.count(tmp_path / "runs") == 1
@@ -315,7 +315,7 @@ def test_a_waiting_task_is_cancelled(make_manager: Make, tmp_path: Path) -> None
 
 def test_a_running_task_is_cancelled_and_its_worker_is_free(make_manager: Make, tmp_path: Path) -> None:
     manager = make_manager(Limits(cpu=1))
-    task_id = manager.submit_task(work.begin_and_sleep, tmp_path / "begun", 8 if not stops(manager) else 60)
+    task_id = manager.submit_task(work.begin_and_sleep, tmp_path / "begun", 60 if stops(manager) else 2)
     work.wait_for(tmp_path / "begun")
     until(lambda: manager.get_task_status(task_id).state is TaskState.RUNNING)
     if not stops(manager):
@@ -513,7 +513,7 @@ def test_bad_options_are_refused(manager: ComputeManager, options: dict[str, obj
 
 def test_shutting_down_ends_what_is_open(make_manager: Make, tmp_path: Path) -> None:
     manager = make_manager(Limits(cpu=1))
-    running = manager.submit_task(work.begin_and_sleep, tmp_path / "begun", 5)
+    running = manager.submit_task(work.begin_and_sleep, tmp_path / "begun", 3)
     waiting = manager.submit_task(abs, -1)
     work.wait_for(tmp_path / "begun")
     manager.shutdown()

@@ -54,9 +54,16 @@ def begin_and_wait(begun: Path, go: Path, value: Any = None) -> Any:
     return value
 
 
+def nap(seconds: float) -> None:
+    """Sleep a little at a time, so that engines which interrupt Python code only can."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.02)
+
+
 def begin_and_sleep(begun: Path, seconds: float) -> None:
     begun.touch()
-    time.sleep(seconds)
+    nap(seconds)
 
 
 def interval(path: Path, seconds: float) -> tuple[float, float]:

@@ -1,0 +1,114 @@
+"""The functions of `compute` with a manager on Dask as their default; collections of Dask are data, too.
+
+Dask is imported by those who pass its collections, and by the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import compute
+from compute import ComputeManager, Config, load_config
+from compute.errors import InvalidField
+
+
+def get_compute_manager(cluster: str | None = None, config: Config | None = None) -> ComputeManager:
+    """Return the manager on Dask: on the cluster at ``compute.dask_address``, else on Dask-on-Ray.
+
+    Parameters
+    ----------
+    cluster : str, optional
+        A name from ``clusters`` in the configuration; its own ``type`` applies.
+    config : Config, optional
+        By default what `load_config` finds; ``compute.backend`` counts as ``"dask"``.
+    """
+    config = config or load_config()
+    section = config.compute.model_copy(update={"backend": "dask"})
+    return compute.get_compute_manager(cluster, config.model_copy(update={"compute": section}))
+
+
+def distributed_apply(
+    function: Callable[[Any], Any],
+    data: Any,
+    partition_size: int | None = None,
+    *,
+    manager: ComputeManager | None = None,
+    combine: Callable[[list[Any]], Any] | None = None,
+    **options: Any,
+) -> Any:
+    """As `compute.distributed_apply`; a Dask DataFrame, Series or Bag is taken by its own partitions.
+
+    A partition is computed in the task that applies the function to it, so none passes through this process.
+    """
+    manager = manager or get_compute_manager()
+    if not hasattr(data, "__dask_graph__"):
+        return compute.distributed_apply(function, data, partition_size, manager=manager, combine=combine, **options)
+    if partition_size is not None:
+        raise InvalidField(
+            "partition_size does not apply to a Dask collection, which has its own partitions",
+            hint="Use its repartition() and leave partition_size out.",
+        )
+    if not hasattr(data, "to_delayed"):
+        raise InvalidField(f"a {type(data).__qualname__} of Dask has no partitions", hint="Use its to_delayed().")
+    parts = data.to_delayed()
+    flat = parts.ravel().tolist() if hasattr(parts, "ravel") else list(parts)
+    calls = ((function, part, index, len(flat)) for index, part in enumerate(flat))
+    task_ids = manager.submit_many(_on_partition, calls, **options)
+    done = False
+    try:
+        results = manager.gather_results(task_ids)
+        done = True
+    finally:
+        manager.drop(task_ids, cancel=not done)
+    return results if combine is None else combine(results)
+
+
+def distributed_map(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    partition_size: int | None = None,
+    manager: ComputeManager | None = None,
+    **options: Any,
+) -> list[Any]:
+    """As `compute.distributed_map`."""
+    manager = manager or get_compute_manager()
+    return compute.distributed_map(function, items, partition_size=partition_size, manager=manager, **options)
+
+
+def distributed_filter(
+    function: Callable[[Any], Any] | None,
+    items: Iterable[Any],
+    *,
+    partition_size: int | None = None,
+    manager: ComputeManager | None = None,
+    **options: Any,
+) -> list[Any]:
+    """As `compute.distributed_filter`."""
+    manager = manager or get_compute_manager()
+    return compute.distributed_filter(function, items, partition_size=partition_size, manager=manager, **options)
+
+
+def distributed_reduce(
+    function: Callable[[Any, Any], Any],
+    items: Iterable[Any],
+    *initial: Any,
+    partition_size: int | None = None,
+    manager: ComputeManager | None = None,
+    **options: Any,
+) -> Any:
+    """As `compute.distributed_reduce`: ``distributed_reduce(function, items[, initial])``."""
+    manager = manager or get_compute_manager()
+    return compute.distributed_reduce(
+        function, items, *initial, partition_size=partition_size, manager=manager, **options
+    )
+
+
+def _on_partition(function: Callable[[Any], Any], part: Any, index: int, count: int) -> Any:
+    try:
+        # Here and now: the parallelism is that of the tasks.
+        return function(part.compute(scheduler="synchronous"))
+    except Exception as error:
+        error.add_note(f"In partition {index} of {count}.")
+        raise
