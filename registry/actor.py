@@ -1,7 +1,8 @@
 """The registry of models as a detached Ray actor, and the way to it from any process of the cluster.
 
 The actor holds nothing that is not in the journal: Ray starts it again when it dies, and it reads itself back. Every
-method may run twice: what is new carries an id that the caller made, by which a repetition is known.
+method may run twice: what is new carries an id that the caller made, by which a repetition is known. Records travel as
+JSON, which pydantic reads and writes several times as fast as Ray pickles objects.
 
 Ray is imported when the actor is looked for: without Ray, nothing here is used.
 """
@@ -15,6 +16,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from compute import Config
 from compute.errors import BackendUnavailable
 from registry.catalog import ModelCatalog, SearchPage
@@ -25,6 +28,7 @@ from registry.store import open_store
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "registry"
+_RECORDS = TypeAdapter(list[ModelRecord])
 _THREADS = 64
 """Calls at once: those that write wait together for one entry of the journal."""
 _PATIENCE = 120.0
@@ -47,37 +51,39 @@ class ModelActor:
                     self._opened = ModelCatalog(open_store(self._config.storage.uri, self._config))
         return self._opened
 
-    def register(self, draft: Draft) -> ModelRecord:
+    def register(self, draft: bytes) -> bytes:
         """See `ModelCatalog`; so for all methods."""
-        return self._catalog.register(draft)
+        return _pack(self._catalog.register(Draft.model_validate_json(draft)))
 
-    def update(self, model_id: str, updates: Mapping[str, Any], revision: int | None, change: str) -> ModelRecord:
+    def update(self, model_id: str, updates: Mapping[str, Any], revision: int | None, change: str) -> bytes:
         """Change a record."""
-        return self._catalog.update(model_id, updates, revision, change)
+        return _pack(self._catalog.update(model_id, updates, revision, change))
 
     def delete(self, model_id: str, revision: int | None, change: str, *, force: bool) -> None:
         """Hide a model."""
         self._catalog.delete(model_id, revision, change, force=force)
 
-    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> ModelRecord | None:
+    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> bytes | None:
         """Point an alias to a version."""
-        return self._catalog.set_alias(name, alias, version, change)
+        record = self._catalog.set_alias(name, alias, version, change)
+        return None if record is None else _pack(record)
 
-    def get(self, model_id: str) -> ModelRecord:
+    def get(self, model_id: str) -> bytes:
         """Return a record by its id."""
-        return self._catalog.get(model_id)
+        return _pack(self._catalog.get(model_id))
 
-    def resolve(self, reference: str) -> ModelRecord:
+    def resolve(self, reference: str) -> bytes:
         """Return a record by its id, name, version or alias."""
-        return self._catalog.resolve(reference)
+        return _pack(self._catalog.resolve(reference))
 
-    def list(self, **filters: Any) -> list[ModelRecord]:
+    def list(self, **filters: Any) -> bytes:
         """Return the records that fit."""
-        return self._catalog.list(**filters)
+        return _RECORDS.dump_json(self._catalog.list(**filters))
 
-    def search(self, query: str, sort: str | None, limit: int, cursor: str | None) -> SearchPage:
-        """Return a page of the records that fit."""
-        return self._catalog.search(query, sort, limit, cursor)
+    def search(self, query: str, sort: str | None, limit: int, cursor: str | None) -> tuple[bytes, str | None]:
+        """Return a page of the records that fit, and the cursor of the next one."""
+        page = self._catalog.search(query, sort, limit, cursor)
+        return _RECORDS.dump_json(page.models), page.next_cursor
 
     def pid(self) -> int:
         """Return the id of the process that this runs in: for whoever looks after it."""
@@ -100,13 +106,11 @@ class RemoteCatalog:
 
     def register(self, draft: Draft) -> ModelRecord:
         """See `ModelCatalog`; so for all methods."""
-        record: ModelRecord = self.call("register", draft)
-        return record
+        return _unpack(self.call("register", draft.model_dump_json().encode()))
 
     def update(self, model_id: str, updates: Mapping[str, Any], revision: int | None, change: str) -> ModelRecord:
         """Change a record."""
-        record: ModelRecord = self.call("update", model_id, updates, revision, change)
-        return record
+        return _unpack(self.call("update", model_id, updates, revision, change))
 
     def delete(self, model_id: str, revision: int | None, change: str, *, force: bool) -> None:
         """Hide a model."""
@@ -114,18 +118,16 @@ class RemoteCatalog:
 
     def set_alias(self, name: str, alias: str, version: int | None, change: str) -> ModelRecord | None:
         """Point an alias to a version."""
-        record: ModelRecord | None = self.call("set_alias", name, alias, version, change)
-        return record
+        record: bytes | None = self.call("set_alias", name, alias, version, change)
+        return None if record is None else _unpack(record)
 
     def get(self, model_id: str) -> ModelRecord:
         """Return a record by its id."""
-        record: ModelRecord = self.call("get", model_id)
-        return record
+        return _unpack(self.call("get", model_id))
 
     def resolve(self, reference: str) -> ModelRecord:
         """Return a record by its id, name, version or alias."""
-        record: ModelRecord = self.call("resolve", reference)
-        return record
+        return _unpack(self.call("resolve", reference))
 
     def list(
         self,
@@ -137,15 +139,15 @@ class RemoteCatalog:
         cursor: str | None = None,
     ) -> list[ModelRecord]:
         """Return the records that fit."""
-        records: list[ModelRecord] = self.call(
+        records: bytes = self.call(
             "list", model_type=model_type, tags=tags, status=status, name=name, limit=limit, cursor=cursor
         )
-        return records
+        return _RECORDS.validate_json(records)
 
     def search(self, query: str, sort: str | None = None, limit: int = 100, cursor: str | None = None) -> SearchPage:
         """Return a page of the records that fit."""
-        page: SearchPage = self.call("search", query, sort, limit, cursor)
-        return page
+        records, next_cursor = self.call("search", query, sort, limit, cursor)
+        return SearchPage(_RECORDS.validate_json(records), next_cursor)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call the actor; when it is gone for good, call the one that takes its place."""
@@ -195,6 +197,14 @@ class RemoteCatalog:
             )
             self._session = session
         return self._handle
+
+
+def _pack(record: ModelRecord) -> bytes:
+    return record.model_dump_json().encode()
+
+
+def _unpack(data: bytes) -> ModelRecord:
+    return ModelRecord.model_validate_json(data)
 
 
 def actor_name(uri: str) -> str:

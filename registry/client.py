@@ -212,12 +212,12 @@ class ModelRegistry:
             When the bytes on the store are not those that were registered.
         """
         record = self._catalog.resolve(reference)
-        model = _cache.get(
+        loaded: LoadedModel = _cache.get(
             (record.artifact.digest, threads),
             record.artifact.size,
-            lambda: load_native(record.format, self._artifacts.read(record.artifact)),
+            lambda: LoadedModel(load_native(record.format, self._artifacts.read(record.artifact)), record, threads),
         )
-        return LoadedModel(model, _own(record), threads)
+        return loaded.with_record(_own(record))
 
     def get_model(self, model_id: str) -> ModelRecord:
         """Return the record of a model; raises `ModelNotFound`."""

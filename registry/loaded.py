@@ -5,11 +5,12 @@ The libraries of the models are imported by the time a model is here.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,12 @@ class LoadedModel:
             self._in_place = json.loads(model.save_config())["learner"]["gradient_booster"]["name"] != "gblinear"
         elif record.format == "sklearn-skops" and threads is not None:
             _set_jobs(model, threads)
+
+    def with_record(self, record: ModelRecord) -> Self:
+        """Return the same native model with another record of the same artifact; costs next to nothing."""
+        other = copy.copy(self)
+        other.record = record
+        return other
 
     def predict(
         self,

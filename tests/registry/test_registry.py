@@ -381,7 +381,12 @@ def test_what_is_returned_belongs_to_the_caller(registry: ModelRegistry) -> None
 
 def test_hostile_text_survives_or_is_refused(registry: ModelRegistry) -> None:
     tags = ["équipe 7", "🦆", "a/b", "..", '"quoted"', "x" * 128]
-    metadata = {"a\0b": "c\0d", "../../x": ["\u2028", "\x1b[31m", "</script>", "'; drop table"], "🦆": "x" * 10_000}
+    metadata = {
+        "a\0b": "c\0d",
+        "../../x": ["\u2028", "\x1b[31m", "</script>", "'; drop table"],
+        "🦆": "x" * 10_000,
+        "n": [2**80, -(2**63), 0.1, 1e-320, True],
+    }
     record = registry.get_model(register(registry, tags=tags, metadata=metadata))
     assert record.tags == tuple(tags)
     assert record.metadata == metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from compute import Config
 from compute.errors import ComputeError
-from registry import ModelRegistry, get_model_registry, open_store
+from registry import ModelRecord, ModelRegistry, get_model_registry, open_store
 from registry.actor import NAMESPACE, ModelActor, RemoteCatalog, actor_name
 from registry.catalog import ModelCatalog
 from registry.models import Draft, new_id
@@ -78,6 +79,9 @@ def test_processes_share_a_store_without_losing_an_update(config: Config) -> Non
             record.status == "archived" and record.revision == 2 for record in records if record.model_id != shared
         )
     assert [r.model_dump() for r in catalog.list()] == [r.model_dump() for r in reader.list()]
+
+
+unpack = ModelRecord.model_validate_json
 
 
 def actor_pid(catalog: RemoteCatalog) -> int:
@@ -154,12 +158,14 @@ def test_two_actors_at_one_store_agree(remote: RemoteCatalog, config: Config) ->
     versions = []
     for number in range(10):
         versions.append(remote.register(draft()).version)
-        record = ray.get(other.register.remote(draft()))
+        record = unpack(ray.get(other.register.remote(draft().model_dump_json().encode())))
         versions.append(record.version)
         assert remote.get(record.model_id) == record
-        assert ray.get(other.update.remote(record.model_id, {"n": number}, 1, new_id())) == remote.get(record.model_id)
+        assert unpack(ray.get(other.update.remote(record.model_id, {"n": number}, 1, new_id()))) == remote.get(
+            record.model_id
+        )
     assert versions == list(range(1, 21))
-    assert [r.model_id for r in remote.list()] == [r.model_id for r in ray.get(other.list.remote())]
+    assert [r.model_dump(mode="json") for r in remote.list()] == json.loads(ray.get(other.list.remote()))
     ray.kill(other)
 
 
@@ -177,7 +183,7 @@ def test_the_actor_serves_tasks_and_other_namespaces(actor_registry: ModelRegist
     assert revision == 2
     assert pid != os.getpid()
     handle = ray.get_actor(actor_name(config.storage.uri), namespace=NAMESPACE)
-    assert ray.get(handle.get.remote(model_id)).metadata == {"from": "a task"}
+    assert unpack(ray.get(handle.get.remote(model_id))).metadata == {"from": "a task"}
 
 
 def test_many_callers_at_once_share_entries(remote: RemoteCatalog, config: Config) -> None:
