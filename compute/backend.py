@@ -128,9 +128,16 @@ class Backend(Protocol):
         """Keep a value near the workers and return a handle that tasks take as an argument."""
 
     def wait(
-        self, event: Callable[[float], bool], timeout: float | None, under_way: Callable[[], Sequence[Attempt]]
+        self,
+        event: Callable[[float], bool],
+        timeout: float | None,
+        attempt: Attempt | None,
+        under_way: Callable[[], Sequence[Attempt]],
     ) -> bool:
-        """Wait until ``event(seconds)`` holds, at most ``timeout`` seconds; in a worker, let others use its CPU."""
+        """Wait until ``event(seconds)`` holds, at most ``timeout`` seconds; in a worker, let others use its CPU.
+
+        ``attempt`` is the one that is waited for, if it is one; ``under_way`` gives all that are with the engine.
+        """
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called when the capacity has grown."""

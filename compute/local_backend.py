@@ -156,6 +156,7 @@ class LocalBackend:
         self,
         event: Callable[[float], bool],
         timeout: float | None,
+        attempt: Attempt | None,  # noqa: ARG002
         under_way: Callable[[], Sequence[Attempt]],  # noqa: ARG002
     ) -> bool:
         """Wait for the event; nothing else is to be done meanwhile."""

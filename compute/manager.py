@@ -365,7 +365,8 @@ class ComputeManager:
 
     def _wait(self, tasks: list[Task], timeout: float | None, *, first_failure: bool) -> None:
         latch = self._dispatcher.watch(tasks, first_failure=first_failure)
-        if latch is None or self.backend.wait(latch.wait, timeout, self._dispatcher.under_way):
+        single = tasks[0].attempt if len(tasks) == 1 else None
+        if latch is None or self.backend.wait(latch.wait, timeout, single, self._dispatcher.under_way):
             return
         self._dispatcher.unwatch(tasks, latch)
         pending = [task for task in tasks if not task.state.finished]

@@ -139,12 +139,22 @@ class RayBackend:
         return self._ray.put(value)
 
     def wait(
-        self, event: Callable[[float], bool], timeout: float | None, under_way: Callable[[], Sequence[Attempt]]
+        self,
+        event: Callable[[float], bool],
+        timeout: float | None,
+        attempt: Attempt | None,
+        under_way: Callable[[], Sequence[Attempt]],
     ) -> bool:
-        """Wait for the event. Inside a Ray task by `ray.wait`, so that others may use its CPU meanwhile."""
-        if not self._nested or threading.current_thread() is not threading.main_thread():
-            return event(-1.0 if timeout is None else max(timeout, 0.0))
+        """Wait for the event; for a single attempt by asking Ray, and in a Ray task so that others may use its CPU."""
         until = math.inf if timeout is None else time.monotonic() + timeout
+        handle: _Handle | None = attempt.handle if attempt is not None else None
+        reference = handle.reference if handle is not None else None
+        if reference is None:
+            self._collector.hurry()
+        else:
+            self._collector.get(reference, timeout)
+        if not self._nested or threading.current_thread() is not threading.main_thread():
+            return event(-1.0 if timeout is None else max(until - time.monotonic(), 0.0))
         while not event(0.0):
             seconds = until - time.monotonic()
             if seconds <= 0:
@@ -153,7 +163,7 @@ class RayBackend:
             references = [reference for reference in handles if reference is not None]
             if references:
                 self._ray.wait(references, num_returns=1, timeout=min(seconds, 1.0), fetch_local=False)
-            # What Ray has told this call it tells the callback at about the same time.
+            # What Ray has told this call it tells the collector at about the same time.
             event(min(seconds, 0.002 if references else 0.05))
         return True
 

@@ -1,8 +1,10 @@
-"""Learns what has become of Ray tasks: one by one by callback when there are few, in batches when there are many.
+"""Learns what has become of Ray tasks, in the cheapest of three ways.
 
-A callback brings a single result soonest, but costs a switch of threads for each; with a full queue that is a
-fifth of the throughput. So what is handed over beyond what the cluster runs at once is waited for in batches, and
-what turns out to take long gets its callback then.
+- Somebody waits for this very task: the waiting thread asks Ray itself, as `ray.get` does.
+- Few are under way: a callback each, which brings a result soonest but costs a switch of threads.
+- Many are: one thread waits for them in batches; with callbacks a full queue loses a fifth of its throughput.
+
+So a task is left alone for a moment after it was handed over, and what turns out to take long gets a callback.
 """
 
 from __future__ import annotations
@@ -15,45 +17,78 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+Report = Callable[[Any], None]
+"""Takes the value of a reference, or the exception in its place."""
+
+_FRESH = 0.003
+_AWAKE = 0.25
 _WAIT = 0.01
 _LONG = 0.3
 _SHARE = 4
 
 
 class Collector:
-    """Calls back, once, for each reference, with its value or the exception in its place.
+    """Calls back, once, for each reference.
 
     Parameters
     ----------
     ray : module
         Ray.
     batches : bool
-        Whether to wait in batches at all.
+        Whether to wait in batches at all: over Ray Client each reference would be a request of its own.
     """
 
     def __init__(self, ray: Any, *, batches: bool) -> None:
         self._ray = ray
         self._batches = batches
+        self._few = 0.0
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._count = 0
-        self._waiting: dict[Any, tuple[float, Callable[[Any], None]]] = {}
-        self._thread: threading.Thread | None = None
+        self._waiting: dict[Any, tuple[float, Report]] = {}
+        self._watched = 0
+        self._dozing = False
+        self._hurry = False
         self._closed = False
+        self._thread: threading.Thread | None = None
 
-    def watch(self, reference: Any, few: float, report: Callable[[Any], None]) -> None:
-        """Have ``report`` called with what comes of the reference; ``few``: how many a callback each is good for."""
+    def watch(self, reference: Any, few: float, report: Report) -> None:
+        """Have ``report`` called with what comes of the reference; up to ``few`` of them one by one."""
         with self._lock:
-            self._count += 1
-            if self._batches and self._count > few and not self._closed:
-                self._waiting[reference] = (time.monotonic(), report)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="compute-ray-collector", daemon=True)
-                    self._thread.start()
-                elif len(self._waiting) == 1:
-                    self._wake.notify()
-                return
-        reference._on_completed(lambda value: self._one(report, value))
+            self._few = few
+            self._waiting[reference] = (time.monotonic(), report)
+            self._watched += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="compute-ray-collector", daemon=True)
+                self._thread.start()
+            elif self._dozing:
+                self._dozing = False
+                self._wake.notify()
+
+    def get(self, reference: Any, timeout: float | None) -> None:
+        """Wait for this reference in the calling thread and report it from there, if nobody else does yet."""
+        with self._lock:
+            claimed = self._waiting.pop(reference, None)
+        if claimed is None:
+            return
+        try:
+            value = self._ray.get(reference, timeout=timeout)
+        except self._ray.exceptions.GetTimeoutError:
+            reference._on_completed(claimed[1])
+            return
+        except Exception as error:  # noqa: BLE001  (the task's failure is its value here)
+            value = error
+        except BaseException:
+            # Ctrl-C: this thread waits no longer, the task goes on.
+            reference._on_completed(claimed[1])
+            raise
+        claimed[1](value)
+
+    def hurry(self) -> None:
+        """Look at all references now: somebody waits for several."""
+        with self._lock:
+            if self._waiting and len(self._waiting) <= self._few:
+                self._hurry = True
+                self._wake.notify()
 
     def close(self) -> None:
         """Let the thread end."""
@@ -62,21 +97,16 @@ class Collector:
             self._waiting.clear()
             self._wake.notify()
 
-    def _one(self, report: Callable[[Any], None], value: Any) -> None:
-        with self._lock:
-            self._count -= 1
-        report(value)
-
     def _run(self) -> None:
         while True:
-            with self._lock:
-                while not self._waiting and not self._closed:
-                    self._wake.wait()
+            batch, singles = self._next()
+            try:
                 if self._closed:
                     return
-                references = list(self._waiting)
-            try:
-                self._collect(references)
+                for reference, report in singles:
+                    reference._on_completed(report)
+                if batch:
+                    self._collect(batch)
             except Exception:
                 if self._closed or not self._ray.is_initialized():
                     # Disconnected while it waited: the manager finds out by itself, and tells who waits.
@@ -84,21 +114,46 @@ class Collector:
                 logger.exception("event=collect_failed")
                 time.sleep(_WAIT)
 
+    def _next(self) -> tuple[list[Any], list[tuple[Any, Report]]]:
+        """Wait until there is something to do; return references to wait for, and some to get a callback each."""
+        active, seen = time.monotonic(), self._watched
+        with self._lock:
+            while not self._closed:
+                now = time.monotonic()
+                if self._batches and len(self._waiting) > self._few:
+                    return list(self._waiting), []
+                before = now if self._hurry else now - _FRESH
+                self._hurry = False
+                old = [one for one, (since, _) in self._waiting.items() if since <= before]
+                if old:
+                    return [], [(one, self._waiting.pop(one)[1]) for one in old]
+                if self._waiting or self._watched != seen:
+                    active, seen = now, self._watched
+                if now - active < _AWAKE:
+                    self._wake.wait(_FRESH)
+                else:
+                    self._dozing = True
+                    self._wake.wait()
+                    self._dozing = False
+                    active = time.monotonic()
+        return [], []
+
     def _collect(self, references: list[Any]) -> None:
         ready, rest = self._ray.wait(
             references, num_returns=max(1, len(references) // _SHARE), timeout=_WAIT, fetch_local=False
         )
         with self._lock:
-            found = [self._waiting.pop(reference, None) for reference in ready]
-            self._count -= len(ready)
-        for (_, report), value in zip((one for one in found if one is not None), self._values(ready), strict=True):
+            found = [(one, self._waiting.pop(one)[1]) for one in ready if one in self._waiting]
+        for (_, report), value in zip(found, self._values([one for one, _ in found]), strict=True):
             report(value)
         before = time.monotonic() - _LONG
         with self._lock:
-            long = [one for one in rest if one in self._waiting and self._waiting[one][0] < before]
-            reports = [self._waiting.pop(reference)[1] for reference in long]
-        for reference, report in zip(long, reports, strict=True):
-            reference._on_completed(lambda value, report=report: self._one(report, value))
+            long = [(one, self._waiting.pop(one)[1]) for one in rest if self._since(one) < before]
+        for reference, report in long:
+            reference._on_completed(report)
+
+    def _since(self, reference: Any) -> float:
+        return self._waiting[reference][0] if reference in self._waiting else float("inf")
 
     def _values(self, references: list[Any]) -> list[Any]:
         try:

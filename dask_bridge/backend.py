@@ -176,6 +176,7 @@ class DaskBackend:
         self,
         event: Callable[[float], bool],
         timeout: float | None,
+        attempt: Attempt | None,  # noqa: ARG002
         under_way: Callable[[], Sequence[Attempt]],  # noqa: ARG002
     ) -> bool:
         """Wait for the event; in a Dask task, let others use its thread meanwhile."""

@@ -1,0 +1,1 @@
+"""What it costs, side by side with the hand-written equivalent in one run. See `benchmarks.table` to add one."""

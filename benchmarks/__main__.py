@@ -1,0 +1,38 @@
+"""``python -m benchmarks [NAME ...]``: run all benchmarks, or those named, and print a table."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+import time
+
+import benchmarks
+
+_NOT_BENCHMARKS = {"__main__", "table"}
+
+
+def main(names: list[str]) -> int:
+    """Run and print; 1 when a name is unknown."""
+    known = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - _NOT_BENCHMARKS)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 1
+    for name in names or known:
+        module = importlib.import_module(f"benchmarks.{name}")
+        load = os.getloadavg()[0]
+        began = time.perf_counter()
+        rows = module.run()
+        summary = (module.__doc__ or name).splitlines()[0].rstrip(".")
+        print(
+            f"{name}: {summary} ({os.cpu_count()} cores, load {load:.1f} before, {time.perf_counter() - began:.0f} s)"
+        )
+        for row in rows:
+            print(row)
+        print(flush=True)
+    return 0
+
+
+sys.exit(main(sys.argv[1:]))
