@@ -10,9 +10,18 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from compute.errors import ConfigurationError
@@ -95,6 +104,12 @@ class Scaling(_Section):
     scale_up_delay: float = Field(30, ge=0, description="Seconds above the target before growing.")
     scale_down_delay: float = Field(300, ge=0, description="Seconds below the target before shrinking.")
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"min_workers is {self.min_workers}, more than max_workers, which is {self.max_workers}")
+        return self
+
 
 class Dashboard(_Section):
     """Which dashboards are started along with a cluster that we start."""
@@ -162,6 +177,14 @@ class Config(BaseSettings):
     monitoring: Monitoring = Monitoring()
     storage: Storage = Storage()
     security: Security = Security()
+
+    @field_validator("clusters")
+    @classmethod
+    def _named_once(cls, clusters: tuple[Cluster, ...]) -> tuple[Cluster, ...]:
+        names = [cluster.name for cluster in clusters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the name {twice[0]!r} is given twice")
+        return clusters
 
     @classmethod
     def settings_customise_sources(

@@ -52,24 +52,32 @@ class ComputeError(Exception):
         super().__init__(detail, hint, dict(context or {}))
         # Again: the time-outs are OSErrors too, whose constructor keeps two arguments of three.
         self.args = (detail, hint, dict(context or {}))
+        # Not read from `args`: `ray.get` raises an instance of a class of its own, derived from ours, which has other
+        # arguments and looks up in our instance only what it does not find in itself.
+        self._facts = (detail, hint, dict(context or {}))
 
     @property
     def detail(self) -> str:
         """What was wrong, and where."""
-        return str(self.args[0])
+        return self._facts[0]
 
     @property
     def hint(self) -> str:
         """What to do next."""
-        return str(self.args[1])
+        return self._facts[1]
 
     @property
     def context(self) -> dict[str, Any]:
         """Facts for programs."""
-        return dict(self.args[2])
+        return dict(self._facts[2])
+
+    @property
+    def message(self) -> str:
+        """Both in one text; what `str` gives, but for errors as `ray.get` raises them, where it gives a traceback."""
+        return f"{self.detail.rstrip('.')}. {self.hint}" if self.hint else self.detail
 
     def __str__(self) -> str:
-        return f"{self.detail.rstrip('.')}. {self.hint}" if self.hint else self.detail
+        return self.message
 
     def problem(self) -> dict[str, Any]:
         """Return the error as an RFC 9457 problem details object."""
@@ -78,7 +86,7 @@ class ComputeError(Exception):
             "title": self.title,
             "status": self.status,
             "code": self.code,
-            "detail": str(self),
+            "detail": self.message,
         }
         if self.context:
             body["context"] = self.context

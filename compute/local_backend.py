@@ -246,13 +246,15 @@ class LocalBackend:
             until = max(0.0, min(deadlines) - now)
             wait = until if wait is None else min(wait, until)
         self._asleep_until = float("inf") if wait is None else now + wait
-        for key, _ in self._selector.select(wait):
+        events = self._selector.select(wait)
+        # Before the events are dealt with: a worker that has just finished was busy until now.
+        self._rescale()
+        for key, _ in events:
             if key.data is None:
                 os.read(self._wake_read, 4096)
             else:
                 self._read(key.data)
         self._stop_overdue()
-        self._rescale()
 
     def _stop_overdue(self) -> None:
         now = time.monotonic()
