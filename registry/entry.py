@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import uuid
@@ -126,8 +127,7 @@ def decode_snapshot(data: bytes, sequence: int, key: str) -> Iterator[Any]:
         raise _corrupt(key, f"it is truncated or garbled ({error})") from error
     if hashlib.sha256(f"{FORMAT} {sequence}\n".encode() + text).hexdigest() != match["sha256"].decode():
         raise _corrupt(key, "its checksum does not match")
-    lines = text.splitlines() if text else []
-    return (json.loads(line) for line in lines)
+    return (json.loads(line) for line in io.BytesIO(text))
 
 
 def _checksum(version: int, sequence: int, batch: str, body: bytes) -> str:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
 from itertools import islice
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -86,6 +86,9 @@ class ModelTable:
         self.changes: MutableMapping[str, str] = {}
         """Ids of late changes and the models they changed: a call that is repeated after a crash happens once."""
 
+        self.signatures: MutableMapping[Signature, Signature] = {}
+        """Each signature once, for the versions of a model mostly have the same: it is the largest part of a record."""
+
     # Reading
 
     def get(self, model_id: str) -> ModelRecord:
@@ -139,7 +142,8 @@ class ModelTable:
 
     def newest_first(self, before: int | None = None) -> Iterator[ModelRecord]:
         """Give all records, the one registered last first."""
-        for model_id in reversed(tuple(self.records)):
+        # A dict, except in forks, which only decide; copying 100,000 keys would take longer than most searches.
+        for model_id in reversed(cast("dict[str, ModelRecord]", self.records)):
             if before is None or self.order[model_id] < before:
                 yield self.records[model_id]
 
@@ -211,6 +215,9 @@ class ModelTable:
 
     def _add(self, record: ModelRecord) -> None:
         known = self.names.get(record.name, Name())
+        if record.signature is not None:
+            shared = self.signatures.setdefault(record.signature, record.signature)
+            record = record.model_copy(update={"signature": shared})
         self.records[record.model_id] = record
         self.order[record.model_id] = len(self.order) + 1
         self.versions[record.name, record.version] = record.model_id

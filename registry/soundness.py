@@ -120,9 +120,9 @@ def _check_lightgbm_tree(fields: dict[str, str], width: int) -> None:
         if child.max() >= leaves - 1 or child.min() < -leaves:
             raise _unsound("a split of a tree leads nowhere")
     # Leaves are written as negative numbers; here they follow the splits.
-    nodes = [np.where(child < 0, leaves - 1 + ~child, child) for child in (left, right)]
+    lefts, rights = (np.where(child < 0, leaves - 1 + ~child, child) for child in (left, right))
     ends = np.full(leaves, -1)
-    check_tree(*(np.append(child, ends) for child in nodes), np.append(feature, ends), width)
+    check_tree(np.append(lefts, ends), np.append(rights, ends), np.append(feature, ends), width)
     count = int(fields.get("num_cat", "0"))
     used = threshold[(kind & 1) == 1]
     if len(used) and (count < 1 or used.min() < 0 or used.max() >= count):
