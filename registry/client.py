@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
-from compute.errors import ComputeError, DataNotFound, InvalidField, UnsupportedFormat
+from compute.errors import DataNotFound
 from registry.actor import RemoteCatalog
+from registry.admission import check_fields, find_signature, try_out
 from registry.artifacts import ArtifactStore
 from registry.cache import ModelCache
 from registry.catalog import ModelCatalog, SearchPage
 from registry.formats import HEAD, detect_format, dump_model, load_native
-from registry.limits import check_json, check_metrics, check_name, check_tags
-from registry.loaded import LoadedModel, derive_signature, derive_task
-from registry.models import Draft, checked_key, new_id
+from registry.loaded import LoadedModel, derive_signature
+from registry.models import Draft, new_id
 from registry.records import Artifact, Format, ModelRecord
-from registry.signature import Signature, capture_signature
+from registry.signature import Signature
 from registry.store import open_store
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ class ModelRegistry:
         Conflict
             When the idempotency key was used for another content.
         """
-        fields = _fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
+        fields = check_fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
         model_format, data = dump_model(model_obj)
         native = load_native(model_format, data)  # what others will get
-        signature = signature or _signature(model_obj, example)
+        signature = signature or find_signature(model_obj, example)
         draft = Draft(
             model_id=new_id(),
             format=model_format,
@@ -133,7 +133,7 @@ class ModelRegistry:
             signature=signature,
             **fields,
         )
-        _try_out(native, draft, example)
+        try_out(native, draft, example)
         return self._register(draft.model_copy(update={"artifact": self._artifacts.write(data)}))
 
     def register_file(
@@ -168,7 +168,7 @@ class ModelRegistry:
         UnsupportedFormat
             When it is anything else. Pickles, also packed ones, are refused and never unpickled.
         """
-        fields = _fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
+        fields = check_fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
         path = Path(path)
         try:
             with path.open("rb") as file:
@@ -186,7 +186,7 @@ class ModelRegistry:
             signature=signature or derive_signature(native),
             **fields,
         )
-        _try_out(native, draft, None)
+        try_out(native, draft, None)
         return self._register(draft)
 
     def load_model(self, reference: str, threads: int | None = None) -> LoadedModel:
@@ -398,69 +398,3 @@ def _own(record: ModelRecord) -> ModelRecord:
 
 def _change() -> str:
     return uuid.uuid4().hex
-
-
-def _fields(
-    model_type: str,
-    metadata: Mapping[str, Any] | None,
-    tags: Iterable[str] | None,
-    name: str | None,
-    metrics: Mapping[str, Any] | None,
-    lineage: Mapping[str, Any] | None,
-    idempotency_key: str | None,
-) -> dict[str, Any]:
-    return {
-        "model_type": check_name(model_type, "model_type"),
-        "name": check_name(model_type if name is None else name),
-        "metadata": check_json(metadata if metadata is not None else {}, "metadata"),
-        "tags": check_tags(tags if tags is not None else ()),
-        "metrics": check_metrics(metrics if metrics is not None else {}),
-        "lineage": check_json(lineage if lineage is not None else {}, "lineage"),
-        "idempotency_key": checked_key(idempotency_key),
-    }
-
-
-def _signature(model: object, example: pd.DataFrame | None) -> Signature | None:
-    """Take the signature from the example's columns that the model knows by name, else from all of them."""
-    derived = derive_signature(model)
-    if example is None:
-        return derived
-    if derived is not None and set(derived.feature_names) <= {str(name) for name in example.columns}:
-        example = example.set_axis([str(name) for name in example.columns], axis=1)[list(derived.feature_names)]
-    task, classes = derive_task(model)
-    return capture_signature(example).model_copy(update={"task": task, "classes": classes})
-
-
-def _try_out(native: Any, draft: Draft, example: pd.DataFrame | None) -> None:
-    """See that model and signature fit together, before anyone relies on it."""
-    if draft.signature is None:
-        return
-    expected, given = _width(native), len(draft.signature.columns)
-    if expected is not None and expected != given:
-        raise InvalidField(
-            f"the signature has {given} features, and the model takes {expected}",
-            hint="Give a signature or an example with the columns that the model was trained on, in their order.",
-            context={"field": "signature"},
-        )
-    if example is None or not len(example):
-        return
-    now = {"version": 1, "created_at": 0, "updated_at": 0}
-    record = ModelRecord.model_validate({**draft.model_dump(exclude={"idempotency_key"}), **now})
-    try:
-        LoadedModel(native, record).predict(example.head(1))
-    except ComputeError:
-        raise
-    except Exception as error:  # whatever the model's library raises
-        raise UnsupportedFormat(
-            f"the model cannot predict its own example: {type(error).__name__}: {error!s:.300}",
-            hint="Give an example of the columns it was trained on; a model of text columns has to be a pipeline.",
-        ) from error
-
-
-def _width(native: Any) -> int | None:
-    """Return the number of features that a native model takes, if it says."""
-    for name in ("num_features", "num_feature"):
-        if callable(getattr(native, name, None)):
-            return int(getattr(native, name)())
-    width = getattr(native, "n_features_in_", None)
-    return None if width is None else int(width)
