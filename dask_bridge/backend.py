@@ -68,6 +68,8 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
             "and that no firewall stands between.",
             context={"address": address, "key": key},
         ) from error
+    if config.monitoring.dashboard.dask:
+        logger.info("backend=dask address=%s dashboard=%s", address, client.dashboard_link)
     return DaskBackend(client)
 
 
