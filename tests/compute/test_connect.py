@@ -252,7 +252,7 @@ def dask_address() -> Iterator[str]:
     import distributed
 
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp"
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0", host="127.0.0.1", protocol="tcp"
     ) as cluster:
         yield cluster.scheduler_address
 

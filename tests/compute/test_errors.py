@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -23,10 +24,11 @@ KINDS = sorted(set(all_errors()), key=lambda kind: kind.__name__)
 
 
 class Local(Exception):
-    """Cannot be pickled: it hands on what it was not given."""
+    """Cannot be pickled."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
+        self.lock = threading.Lock()
 
 
 def made(kind: type[ComputeError], cause: Exception) -> ComputeError:

@@ -27,7 +27,7 @@ def dask_cluster() -> Iterator[str]:
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         distributed.LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1"
         ) as cluster,
     ):
         yield cluster.scheduler_address
