@@ -14,8 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import compute
-from compute import Config
+from compute import ComputeManager, Config, get_compute_manager
 from registry.task_record import TaskRecord
 from registry.task_service import TaskService
 
@@ -124,7 +123,7 @@ def get_actor(config: Config) -> Any:
     )
 
 
-def _cluster_manager(config: Config) -> compute.ComputeManager:
+def _cluster_manager(config: Config) -> ComputeManager:
     """Return the manager of the cluster that this actor lives in, whatever address the configuration names."""
     here = config.compute.model_copy(update={"backend": "ray", "ray_address": None})
-    return compute.get_compute_manager(config=config.model_copy(update={"compute": here}))
+    return get_compute_manager(config=config.model_copy(update={"compute": here}))

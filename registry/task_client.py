@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
-import compute
-from compute import Config, load_config
+from compute import Config, get_compute_manager, load_config
 from compute.errors import BackendUnavailable, ComputeError
 from registry.store import open_store
 from registry.task_actor import get_actor
@@ -219,7 +218,7 @@ def _service_here(config: Config) -> TaskService:
     with _services_lock:
         if key not in _services:
             name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-            _services[key] = TaskService(config, name=name, manager=lambda: compute.get_compute_manager(config=config))
+            _services[key] = TaskService(config, name=name, manager=lambda: get_compute_manager(config=config))
         return _services[key]
 
 
