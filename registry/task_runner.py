@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, TaskState
@@ -172,6 +173,7 @@ class TaskRunner:
         if self._closed.is_set() and state is not TaskState.SUCCEEDED:
             return
         status = manager.get_task_status(work_id)
+        manager.drop([work_id])  # what is to be remembered of it, the journal does
         try:
             self.log.finish(
                 task_id,
@@ -205,7 +207,7 @@ class TaskRunner:
 
     def _get_manager(self) -> ComputeManager:
         with self._lock:
-            if self._manager is None:
+            if self._manager is None or self._manager.closed:
                 self._manager = self._make_manager()
             return self._manager
 
@@ -213,7 +215,8 @@ class TaskRunner:
         with self._lock:
             work_id, manager = self._running.get(task_id), self._manager
         if work_id is not None and manager is not None:
-            manager.cancel_task(work_id)
+            with suppress(TaskNotFound):  # it has just ended
+                manager.cancel_task(work_id)
 
     def _keep_alive(self) -> None:
         while not self._closed.wait(self._lease / 3):

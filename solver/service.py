@@ -40,18 +40,11 @@ class SolverService:
 
     Examples
     --------
-    >>> import tempfile
-    >>> import pandas as pd
-    >>> from compute import load_config
-    >>> from jobs import train_model
-    >>> storage = load_config().storage.model_copy(update={"uri": tempfile.mkdtemp()})
-    >>> config = load_config().model_copy(update={"storage": storage})
-    >>> flights = pd.DataFrame({"distance": range(100), "delay": [float(10 + 2 * item) for item in range(100)]})
-    >>> trained = train_model(flights, "delay", model_type="linear", name="delays", config=config)
-    >>> solver = SolverService(config)
-    >>> answer = solver.solve({"type": "prediction", "model": "delays", "entities": [{"distance": 20}]})
-    >>> 45 < answer["predictions"][0] < 55, answer["model"], answer["version"]
-    (True, 'delays', 1)
+    >>> solver = get_solver_service()
+    >>> solver.solve({"type": "prediction", "model": "delays", "entities": []})
+    Traceback (most recent call last):
+    ...
+    compute.errors.InvalidField: query_data: entities: there is nothing to predict; give at least one record, or a URI
     """
 
     def __init__(self, config: Config, *, trusted: bool = True) -> None:

@@ -40,8 +40,11 @@ def labelled(rows: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def local(config: Config) -> Config:
-    """A configuration that asks for the local backend, whether or not the session has a cluster."""
+def local(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A configuration for this process alone, without Ray, to which other tests of this session may be connected."""
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     compute = config.compute.model_copy(update={"backend": "local", "local_workers": 1})
     return config.model_copy(update={"compute": compute})
 
