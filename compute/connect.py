@@ -90,7 +90,7 @@ def _open(name: str | None, engine: str, config: Config) -> ComputeManager:
         backend = _connect(engine, config, cluster, address_key, limits)
     reason = " (auto)" if name is None and section.backend == "auto" else ""
     logger.info("cluster=%s backend=%s%s limits=%s", name or "default", backend.name, reason, limits._asdict())
-    for key, why in _not_honoured(engine, name, config):
+    for key, why in _not_honoured(engine, name, config, backend):
         logger.warning("cluster=%s backend=%s key=%s not honoured: %s", name or "default", backend.name, key, why)
     return ComputeManager(backend, config, limits=limits, limits_from=limits_key)
 
@@ -130,7 +130,7 @@ def _cluster(name: str, config: Config) -> tuple[Cluster, str]:
     raise ConfigurationError(f"no cluster is named {name!r}", hint=f"The configuration names: {names}.")
 
 
-def _not_honoured(engine: str, name: str | None, config: Config) -> Iterator[tuple[str, str]]:
+def _not_honoured(engine: str, name: str | None, config: Config, backend: Backend) -> Iterator[tuple[str, str]]:
     """Yield the keys that were set and that this engine cannot follow, and why."""
     section = config.compute
     set_keys = section.model_fields_set
@@ -155,5 +155,7 @@ def _not_honoured(engine: str, name: str | None, config: Config) -> Iterator[tup
     dashboards = config.monitoring.dashboard.model_fields_set
     if "ray" in dashboards and config.monitoring.dashboard.ray and engine != "ray":
         yield "monitoring.dashboard.ray", f"the {engine} backend has no Ray dashboard"
+    if "ray" in dashboards and engine == "ray" and not getattr(backend, "started_cluster", False):
+        yield "monitoring.dashboard.ray", "the cluster was not started here"
     if "dask" in dashboards and config.monitoring.dashboard.dask and engine != "dask":
         yield "monitoring.dashboard.dask", f"the {engine} backend has no Dask dashboard"

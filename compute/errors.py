@@ -5,6 +5,7 @@ All of them cross process boundaries (pickle, Ray, Dask) with their context, not
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import traceback
 from collections.abc import Mapping
@@ -50,6 +51,9 @@ class ComputeError(Exception):
 
     def __init__(self, detail: str, hint: str = "", context: Mapping[str, Any] | None = None) -> None:
         super().__init__(detail, hint, dict(context or {}))
+        # Importing Dask registers tblib's way of pickling for every class of exception there is, which goes before
+        # `__reduce__` below and fails for a cause that cannot be pickled.
+        copyreg.dispatch_table.pop(type(self), None)
         # Again: the time-outs are OSErrors too, whose constructor keeps two arguments of three.
         self.args = (detail, hint, dict(context or {}))
         # Not read from `args`: `ray.get` raises an instance of a class of its own, derived from ours, which has other

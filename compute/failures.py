@@ -103,7 +103,7 @@ def _split(error: BaseException, depth: int, dumps: Callable[[Any], bytes]) -> t
     """Return ``(whole, class, args, attributes, notes, cause)``; ``whole`` is a pickle that was seen to come back."""
     cause = None
     if depth and error.__cause__ is not None:
-        cause = _split(error.__cause__, depth - 1, dumps)
+        cause = _split_cause(error.__cause__, depth - 1, dumps)
     notes = list(getattr(error, "__notes__", ()))
     try:
         whole = dumps(error)
@@ -114,6 +114,18 @@ def _split(error: BaseException, depth: int, dumps: Callable[[Any], bytes]) -> t
         pass
     state = {key: value for key, value in vars(error).items() if key != "__notes__"}
     return None, type(error), error.args, state, notes, cause
+
+
+def _split_cause(cause: BaseException, depth: int, dumps: Callable[[Any], bytes]) -> tuple[Any, ...]:
+    parts = _split(cause, depth, dumps)
+    try:
+        dumps(parts)
+    except Exception:  # noqa: BLE001  (whatever its class does: the error itself is to arrive anyway)
+        from compute.errors import RemoteCause
+
+        text = "".join(traceback.format_exception(cause)).rstrip()
+        return _split(RemoteCause(type(cause).__qualname__, text), depth, dumps)
+    return parts
 
 
 def _join(parts: tuple[Any, ...]) -> BaseException:

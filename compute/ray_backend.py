@@ -66,6 +66,7 @@ class RayBackend:
 
         self._ray: Any = ray
         self._connection = connection
+        self.started_cluster = connection is not None and connection.address == "local"
         self._client = self._ray.util.client.ray.is_connected()
         self._session = session()
         self._nested = not self._client and _in_task(ray)
@@ -91,7 +92,7 @@ class RayBackend:
         """Submit the attempt to Ray."""
         call = attempt.payload
         key = attempt.key.encode()
-        message = HEADER.pack(attempt.timeout or 0.0, time.time(), len(key)) + key + call.body
+        message = HEADER.pack(attempt.timeout or 0.0, time.time(), self._client, len(key)) + key + call.body
         remote = self._with_options(attempt)
         if call.lifted or call.nested:
             reference = remote.remote(message, list(call.nested), call.buffered, *call.lifted)
@@ -204,7 +205,7 @@ class RayBackend:
             reply = unpack(value)
         elif type(value) is tuple:
             reply = unpack(value[0])
-            if reply.code < 2 and (value[2] or value[1].nbytes > _HELD):
+            if reply.code < 2 and (value[2] or memoryview(value[1]).nbytes > _HELD):
                 # Too large to keep in this process, or to pin in the store: it stays there until it is asked for.
                 outcome = Outcome(_ENDINGS[reply.code], handle.reference, reply.started_at, reply.seconds, held=True)
                 attempt.report(attempt, outcome)

@@ -151,23 +151,11 @@ def _initialise(config: Config, address: str | None, key: str) -> str:
 
 def resolve(host: str, port: int, key: str) -> str:
     """Return the address for ``host`` and ``port`` of a cluster: of Ray Client or of the cluster itself."""
-    import grpc
-
     address = f"{host}:{port}"
     if connected():
         # Not used but to be compared with what is connected.
         return address if _made is None or _made.address == address else f"ray://{address}"
-    channel = _probe(address, key, keep=True)
-    assert channel is not None
-    try:
-        # Of Ray Client's service; the cluster's own port does not know it.
-        ask = channel.unary_unary("/ray.rpc.RayletDriver/ClusterInfo", bytes, bytes)
-        ask(b"", timeout=2.0)
-    except grpc.RpcError as error:
-        return address if error.code() is grpc.StatusCode.UNIMPLEMENTED else f"ray://{address}"
-    finally:
-        channel.close()
-    return f"ray://{address}"
+    return f"ray://{address}" if _probe(address, key, "/ray.rpc.RayletDriver/ClusterInfo") else address
 
 
 def _start(ray: Any, config: Config) -> None:
@@ -183,12 +171,13 @@ def _start(ray: Any, config: Config) -> None:
     logger.info("backend=ray event=started cpus=%s", ray.cluster_resources().get("CPU"))
 
 
-def _probe(address: str, key: str, *, keep: bool = False) -> Any:
-    """Raise when nothing that speaks Ray's protocol answers at the address; with ``keep`` return the open channel.
+def _probe(address: str, key: str, method: str = "/compute/Probe") -> bool:
+    """Raise when nothing that speaks Ray's protocol answers at the address; return whether it knows the method.
 
     A port that accepts connections is not enough: a hung server, or one of another kind, does as well.
     """
     import grpc
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray._private.grpc_utils import init_grpc_channel
 
     target = address.removeprefix("ray://")
@@ -197,17 +186,22 @@ def _probe(address: str, key: str, *, keep: bool = False) -> Any:
         raise ConfigurationError(
             f"{key} is {address!r}, which is no address", hint="Write `ray://host:10001`, `host:6379` or `auto`."
         )
+    # What `ray.init` does for the cluster's own address; for Ray Client's it waits half a minute and does not say why.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     channel = init_grpc_channel(target)
     try:
         grpc.channel_ready_future(channel).result(timeout=_ANSWER)
+        channel.unary_unary(method, bytes, bytes)(b"", timeout=2.0)
     except grpc.FutureTimeoutError:
-        channel.close()
         what = "something accepts connections there, but does not answer as Ray does"
         raise _unavailable(address, key, what if _port_open(target) else "nothing accepts connections there") from None
-    if keep:
-        return channel
-    channel.close()
-    return None
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise _unavailable(address, key, "it asks for a token that this process does not have") from None
+        return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        channel.close()
+    return True
 
 
 def _unavailable(address: str, key: str, reason: str) -> BackendUnavailable:

@@ -23,8 +23,11 @@ from compute.attempt import Overdue, run
 from compute.wire import OUT_OF_BAND, Pickled, Pickler, keep_large, pack, take_nested
 
 NAMESPACE = b"compute-tasks"
-HEADER = struct.Struct("<ddH")
-"""The timeout (0: none), when it was handed over, the length of the key, which follows; then the body of the call."""
+HEADER = struct.Struct("<ddBH")
+"""The timeout (0: none), when it was handed over, whether the driver uses Ray Client, the length of the key.
+
+The key follows, then the body of the call.
+"""
 
 KILL_AFTER = 1.0
 """Seconds from interrupting an overdue function to ending its process."""
@@ -39,7 +42,7 @@ def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, 
 
     One argument of bytes and one result of bytes is what Ray moves fastest: as fast as no argument at all.
     """
-    timeout, handed_at, length = HEADER.unpack_from(message)
+    timeout, handed_at, client, length = HEADER.unpack_from(message)
     start = HEADER.size + length
     key = message[HEADER.size : start]
     _reporter.begin(key)
@@ -53,6 +56,9 @@ def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, 
     if not reply.buffers and not reply.nested and len(reply.body) < OUT_OF_BAND:
         return pack(reply)
     head = pack(reply._replace(body=b"", buffers=(), nested=()))
+    if client:
+        # Its server reads the result and pickles it again, which it cannot do with views of the object store.
+        return head, reply.body, [buffer.raw().tobytes() for buffer in reply.buffers], list(reply.nested)
     return head, pickle.PickleBuffer(reply.body), list(reply.buffers), list(reply.nested)
 
 

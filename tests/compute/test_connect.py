@@ -290,8 +290,13 @@ def test_what_an_engine_cannot_follow_is_said(open_manager: Open, caplog: pytest
 
 def test_what_ray_cannot_follow_is_said(ray_cluster: str, open_manager: Open, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "compute"):
-        manager = open_manager(compute=ComputeSection(backend="ray", local_workers=3), scaling=Scaling(max_workers=3))
+        manager = open_manager(
+            compute=ComputeSection(backend="ray", local_workers=3),
+            scaling=Scaling(max_workers=3),
+            monitoring=Monitoring(dashboard=Dashboard(ray=False)),
+        )
     assert manager.backend.name == "ray"
+    assert "key=monitoring.dashboard.ray not honoured: the cluster was not started here" in caplog.text
     assert "key=compute.local_workers not honoured" in caplog.text
     assert "key=scaling not honoured" in caplog.text
 
@@ -396,6 +401,11 @@ def test_a_second_address_is_not_taken_for_the_first(ray_cluster: str, tmp_path:
         return get_compute_manager(config=load_config().model_copy(
             update={"compute": ComputeSection(backend="ray", ray_address=address)}))
 
+    from compute.ray_connection import resolve
+
+    host, port = sys.argv[1].split(":")
+    # Not Ray Client's port but the cluster's own.
+    assert resolve(host, int(port), "key") == sys.argv[1]
     first = ask(sys.argv[1])
     assert first.get_result(first.submit_task(abs, -5)) == 5
     try:

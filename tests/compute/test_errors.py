@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import tblib.pickling_support
 
 from compute import errors
 from compute.errors import ComputeError, RemoteCause
@@ -55,6 +56,8 @@ def test_it_survives_pickling(kind: type[ComputeError]) -> None:
 
 
 def test_a_cause_that_cannot_be_pickled_stays_as_text() -> None:
+    # Dask's import changes how exceptions are pickled, in this process from then on.
+    tblib.pickling_support.install()
     error = pickle.loads(pickle.dumps(made(errors.TaskFailed, Local(1, "x"))))
     assert isinstance(error.__cause__, RemoteCause)
     assert error.__cause__.kind == "Local"

@@ -20,6 +20,7 @@ from compute.errors import (
     ConfigurationError,
     InvalidField,
     NotSerializable,
+    RemoteCause,
     ResourcesUnavailable,
     ResultTimeout,
     TaskCancelled,
@@ -141,6 +142,13 @@ def test_an_exception_that_cannot_be_pickled_comes_as_text(manager: ComputeManag
     with pytest.raises(TaskFailed, match=r"Unsendable: it holds a lock") as caught:
         manager.get_result(manager.submit_task(work.raise_unsendable))
     assert "in raise_unsendable" in "\n".join(caught.value.__notes__)
+
+
+def test_a_cause_that_cannot_be_pickled_comes_as_text(manager: ComputeManager) -> None:
+    with pytest.raises(work.Precise, match=r"8 at there") as caught:
+        manager.get_result(manager.submit_task(work.raise_from_unsendable))
+    assert isinstance(caught.value.__cause__, RemoteCause)
+    assert "in raise_unsendable" in str(caught.value.__cause__)
 
 
 def test_a_task_that_exits_does_not_take_the_caller_with_it(manager: ComputeManager) -> None:

@@ -90,6 +90,13 @@ def raise_unsendable() -> None:
     raise Unsendable("it holds a lock")
 
 
+def raise_from_unsendable() -> None:
+    try:
+        raise_unsendable()
+    except Unsendable as error:
+        raise Precise(8, "there", {}) from error
+
+
 def return_generator() -> Any:
     return (number for number in range(3))
 
