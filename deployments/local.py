@@ -1,8 +1,8 @@
 """A Ray cluster and our Serve applications on this machine: `python -m deployments.local up|down|status`.
 
-What `up` starts carries a mark in its environment (`RUN_MARK`), and so does every process it starts in turn. `down`
-stops the processes with this mark and no others, so other Ray clusters of the same person stay as they are, and an
-interrupted `up` leaves nothing that the next one cannot find.
+What `up` starts carries a mark in its environment (`RUN_MARK`), and what that starts carries it in turn. `down` stops
+the processes with this mark and their session, and no others: other Ray clusters of the same person stay as they are,
+and an interrupted `up` leaves nothing that the next one cannot find.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Cluster:
     """What `up` started, as kept in `.run/cluster.json`."""
 
     mark: str
+    session: int
     address: str
     dashboard: str
     http: str
@@ -85,12 +86,12 @@ def down() -> int:
     state = _read_state()
     if state is None:
         return 0
-    processes = _marked(state["mark"])
+    processes = _ours(state)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, stubborn = psutil.wait_procs(processes, timeout=5)
-    while stubborn := list({*stubborn, *_marked(state["mark"])}):  # raylets start workers until they are gone
+    _, stubborn = psutil.wait_procs(processes, timeout=3)
+    while stubborn := list({*stubborn, *_ours(state)}):  # a raylet starts workers until it is gone
         for process in stubborn:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -184,17 +185,23 @@ def _start_ray(config: Config, ports: Mapping[str, int], host: str) -> Cluster:
     command = [ray, "start", "--head", "--port=0", f"--dashboard-port={ports['DASHBOARD_PORT']}", "--log-style=record"]
     command += ["--include-dashboard=true", "--disable-usage-stats"]  # it is also the interface of Jobs and Serve
     command += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
-    result = subprocess.run(
-        command, env=variables, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False,
-    )  # fmt: skip
-    address = re.search(r"--address='([^']+)'", result.stdout)
-    if result.returncode or not address:
+    process = subprocess.Popen(
+        command, env=variables, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    _write_state({"mark": mark, "session": process.pid})
+    output, _ = process.communicate()
+    address = re.search(r"--address='([^']+)'", output)
+    if process.returncode or not address:
         raise BackendUnavailable(
-            f"`{' '.join(command)}` failed:\n{result.stdout[-2000:]}", hint="Run `make stop`, then try again."
+            f"`{' '.join(command)}` failed:\n{output[-2000:]}", hint="Run `make stop`, then try again."
         )
+    reachable = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  (an address to call, not to bind)
     cluster = Cluster(
-        mark, address[1], f"http://127.0.0.1:{ports['DASHBOARD_PORT']}", f"http://{host}:{ports['HTTP_PORT']}"
+        mark=mark,
+        session=process.pid,
+        address=address[1],
+        dashboard=f"http://127.0.0.1:{ports['DASHBOARD_PORT']}",
+        http=f"http://{reachable}:{ports['HTTP_PORT']}",
     )
     _write_state(asdict(cluster))
     say(f"Ray started at {cluster.address} with token authentication ({time.monotonic() - started:.1f} s)")
@@ -260,28 +267,43 @@ def _ensure_token(config: Config) -> None:
         out.write(tokens.create("make-run", "admin", expires_in=None).secret + "\n")
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
+def _ours(state: Mapping[str, Any]) -> list[psutil.Process]:
+    """Return what carries the mark, and what shares a session with it.
+
+    Ray's workers write their titles over their environment; they are found by the session `ray start` began, which
+    counts as ours only while a process with the mark is in it, since numbers are used again.
+    """
+    marked, session = [], []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.environ().get(RUN_MARK) == mark and process.pid != os.getpid():
-                found.append(process)
-    return found
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, ProcessLookupError):
+            if process.pid == os.getpid():
+                continue
+            if process.environ().get(RUN_MARK) == state["mark"]:
+                marked.append(process)
+            elif os.getsid(process.pid) == state.get("session"):
+                session.append(process)
+    return marked + (session if any(_session(process) == state.get("session") for process in marked) else [])
+
+
+def _session(process: psutil.Process) -> int | None:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(process.pid)
+    return None
 
 
 def _state_file() -> Path:
     return RUN_DIRECTORY / "cluster.json"
 
 
-def _read_state() -> dict[str, str] | None:
+def _read_state() -> dict[str, Any] | None:
     try:
-        state: dict[str, str] = json.loads(_state_file().read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads(_state_file().read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return state
 
 
-def _write_state(state: Mapping[str, str]) -> None:
+def _write_state(state: Mapping[str, Any]) -> None:
     temporary = _state_file().with_suffix(".new")
     temporary.write_text(json.dumps(state), encoding="utf-8")
     temporary.replace(_state_file())
