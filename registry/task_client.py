@@ -56,6 +56,9 @@ class TaskRegistry:
         self._actor: Any = None
         self._service: TaskService | None = None
         if not _on_ray(config):
+            # Connects this process to the cluster, if the configuration means one.
+            get_compute_manager(config=config)
+        if not _on_ray(config):
             self._service = _service_here(config)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from compute import Config, TaskState, check_uri, get_compute_manager, load_config
+from compute import Config, TaskState, check_uri, load_config
 from compute.errors import InvalidField, ResultTimeout, TaskCancelled, from_problem
 from registry import TaskContext, TaskRecord, TaskRegistry, get_task_registry
 from solver import prediction
@@ -241,8 +241,6 @@ class SolverService:
     def _registry(self) -> TaskRegistry:
         with self._lock:
             if self._tasks is None:
-                # Connects to the cluster that the configuration names, when it names one.
-                get_compute_manager(config=self.config)
                 self._tasks = get_task_registry(ENTRY, self.config)
             return self._tasks
 

@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +135,48 @@ def test_progress_is_seen_from_outside(tasks: TaskRegistry) -> None:
         time.sleep(0.02)
     assert (report["fraction"], report["message"]) == (0.25, "sleeping")
     tasks.cancel(task_id)
+
+
+_CLUSTER = """
+import sys
+import ray
+from compute import load_config
+from registry import get_task_registry
+ray.init(address="local", num_cpus=2, namespace="tests", include_dashboard=False, log_to_driver=False)
+tasks = get_task_registry("tests.registry.task_entries:run", load_config())
+if sys.argv[1] == "submit":
+    for number in range(5):
+        print(tasks.submit("t", {"do": "sleep", "seconds": 3.0, "note": sys.argv[2]}).task_id, flush=True)
+    sys.stdin.read()
+for task_id in sys.argv[2:]:
+    record = tasks.wait(task_id, 100)
+    print(record.state.value, record.runs, tasks.result(record)["slept"], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_lost_cluster_loses_no_task(config: Config, tmp_path: Path) -> None:
+    """All of it is killed at once, head included; another one over the same storage goes on."""
+    environment = {**os.environ, "COMPUTE_STORAGE__URI": config.storage.uri}
+    command = [sys.executable, "-c", _CLUSTER]
+    first = subprocess.Popen(
+        [*command, "submit", str(tmp_path)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None
+    assert first.stdin is not None
+    ids: list[str] = []
+    while len(ids) < 5:
+        line = first.stdout.readline()
+        assert line, "it ended before it had submitted"
+        ids += [line.strip()] if line.startswith("task-") else []
+    time.sleep(2)  # some of them run now
+    first.kill()  # Ray's own processes end with the one that started them
+    first.wait()
+    first.stdin.close()
+    first.stdout.close()
+    done = subprocess.run(
+        [*command, "wait", *ids], env=environment, capture_output=True, text=True, timeout=200, check=True
+    )
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("SUCCEEDED")]
+    assert [line[2] for line in lines] == ["3.0"] * 5
+    assert max(int(line[1]) for line in lines) <= 2

@@ -68,7 +68,7 @@ def test_a_question_outlives_the_actor_that_accepted_it(solver: SolverService, c
     os.kill(pid, signal.SIGKILL)
     for task_id in task_ids:
         status = solver.wait(task_id, 90)
-        assert status["state"] == "SUCCEEDED"
+        assert status["state"] == "SUCCEEDED", status
         # However often it ran, it trained one model.
         assert status["result"]["version"] == 1
 
