@@ -1,6 +1,6 @@
 """The extra `legacy` resolves and works: run by `make test-legacy` in an environment of its own.
 
-`xgboost-ray` and `lightgbm-ray` are no longer maintained and need `xgboost<2.1`, which the rest of the project does not.
+`xgboost-ray` and `lightgbm-ray` are no longer maintained and need `xgboost<2.1`; the rest of the project does not.
 """
 
 from __future__ import annotations
