@@ -79,6 +79,7 @@ def test_cancel_stops_the_work_and_frees_the_worker(tasks: TaskRegistry) -> None
 
     # Replicas of Serve, where earlier tests started it, take fractions of the cluster's CPUs for good.
     free = int(ray.available_resources()["CPU"])
+    assert free
     ids = [tasks.submit("t", {"do": "sleep", "seconds": 600}).task_id for _ in range(free)]
     end = time.monotonic() + 60
     while not all(tasks.progress(task_id) for task_id in ids):
