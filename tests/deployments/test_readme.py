@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
+# These need a cluster with our applications on it; the others run on a laptop with nothing configured.
+ON_A_CLUSTER = ("serve.get_app_handle", "dask_bridge.")
+
+
+def python(*, on_a_cluster: bool) -> str:
+    chosen = [block for block in blocks("python") if any(word in block for word in ON_A_CLUSTER) == on_a_cluster]
+    assert chosen
+    return "\n".join(chosen)
+
+
 def test_the_examples_run_in_order_and_curl_gets_what_they_registered(
     serve_url: str, served_config: Config, tokens: dict[Role, str], tmp_path: Path
 ) -> None:
@@ -28,7 +39,7 @@ def test_the_examples_run_in_order_and_curl_gets_what_they_registered(
         "COMPUTE_STORAGE__URI": served_config.storage.uri,
         "COMPUTE_STORAGE__DATA_URI": served_config.storage.data_uri,
     }
-    (tmp_path / "example.py").write_text("\n".join(blocks("python")), encoding="utf-8")
+    (tmp_path / "example.py").write_text(python(on_a_cluster=False), encoding="utf-8")
     example = subprocess.run(
         [sys.executable, "example.py"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200
     )
@@ -48,3 +59,16 @@ def test_the_examples_run_in_order_and_curl_gets_what_they_registered(
     assert len(prediction["predictions"]) == 1
     assert task["task_id"]
     assert task["status"] in ("PENDING", "RUNNING", "SUCCEEDED")
+
+    connected = tmp_path / "connected.py"
+    connected.write_text(python(on_a_cluster=True), encoding="utf-8")
+    runpy.run_path(str(connected))  # in this process, which is connected to the cluster
+
+
+def test_every_key_of_the_configuration_is_documented() -> None:
+    table = README.partition("## Configuration")[2]
+    for section, field in Config.model_fields.items():
+        assert f"`{section}" in table
+        keys = getattr(field.annotation, "model_fields", {})
+        for key in keys:
+            assert f"{key}`" in table or f".{key}." in table, f"{section}.{key}"
