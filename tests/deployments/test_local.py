@@ -49,6 +49,19 @@ def test_what_is_not_a_port_is_refused(text: str, monkeypatch: pytest.MonkeyPatc
         preflight.port("HTTP_PORT", 8000)
 
 
+def test_short_memory_and_a_full_disk_are_refused_with_the_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    preflight.check_memory()
+    preflight.check_disk(tmp_path / "not" / "made" / "yet")
+    monkeypatch.setattr(preflight, "MINIMUM_MEMORY", 2**60)
+    with pytest.raises(ResourcesUnavailable, match=r"\d GiB of memory is free.* needs \d+ GiB"):
+        preflight.check_memory()
+    monkeypatch.setattr(preflight, "MINIMUM_DISK", 2**60)
+    with pytest.raises(ResourcesUnavailable, match=rf"MiB of disk is free at {tmp_path}"):
+        preflight.check_disk(tmp_path / "not" / "made" / "yet")
+
+
 @dataclass
 class Place:
     """A directory in which `make run` would be typed, with a Ray of its own."""
