@@ -146,6 +146,7 @@ class Storage(_Section):
 
     uri: str = Field("state", description="A directory, `file://...` or `s3://bucket/prefix`.")
     data_uri: str = Field("data", description="Where clients of the HTTP interface may read and write tables.")
+    keep_deleted_days: float = Field(30, ge=0, description="How long a deleted model can be restored.")
     s3: S3 = S3()
 
 

@@ -267,6 +267,12 @@ class Conflict(ComputeError):
     code, status, title = "conflict", 409, "The change conflicts"
 
 
+class ArtifactCondemned(Conflict):
+    """The bytes that a registration names are being collected: write them again, in the generation given."""
+
+    code, status, title = "artifact-condemned", 409, "The artifact is being collected"
+
+
 class RevisionMismatch(ComputeError):
     """The record was changed since it was read."""
 

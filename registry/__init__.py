@@ -2,12 +2,13 @@
 
 from registry.catalog import SearchPage
 from registry.client import ModelRegistry, get_model_registry
+from registry.collection import CollectionReport
 from registry.encoding import encode
 from registry.entry import Event
 from registry.journal import Journal, State
 from registry.loaded import LoadedModel
 from registry.overlay import Overlay
-from registry.records import Artifact, ModelRecord
+from registry.records import Artifact, DeletedModel, ModelRecord
 from registry.signature import Column, Signature, capture_signature
 from registry.store import FileStore, ObjectStore, open_store
 from registry.task_client import TaskRegistry, get_task_registry
@@ -16,7 +17,9 @@ from registry.task_work import TaskContext
 
 __all__ = [
     "Artifact",
+    "CollectionReport",
     "Column",
+    "DeletedModel",
     "Event",
     "FileStore",
     "Journal",

@@ -21,14 +21,15 @@ from pydantic import TypeAdapter
 from compute import Config
 from compute.errors import BackendUnavailable
 from registry.catalog import ModelCatalog, SearchPage
+from registry.collection import CollectionReport
 from registry.models import Draft
-from registry.records import ModelRecord
-from registry.store import open_store
+from registry.records import DeletedModel, ModelRecord
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "registry"
 _RECORDS = TypeAdapter(list[ModelRecord])
+_DELETED = TypeAdapter(list[DeletedModel])
 _THREADS = 64
 """Calls at once: those that write wait together for one entry of the journal."""
 _PATIENCE = 120.0
@@ -48,7 +49,7 @@ class ModelActor:
         if self._opened is None:
             with self._opening:
                 if self._opened is None:
-                    self._opened = ModelCatalog(open_store(self._config.storage.uri, self._config))
+                    self._opened = ModelCatalog.of(self._config)
         return self._opened
 
     def register(self, draft: bytes) -> bytes:
@@ -63,9 +64,23 @@ class ModelActor:
         """Hide a model."""
         self._catalog.delete(model_id, revision, change, force=force)
 
-    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> bytes | None:
+    def restore(self, model_id: str, change: str) -> bytes:
+        """Bring a model back."""
+        return _pack(self._catalog.restore(model_id, change))
+
+    def list_deleted(self, name: str | None) -> bytes:
+        """Return the models that can be brought back."""
+        return _DELETED.dump_json(self._catalog.list_deleted(name))
+
+    def collect(self, *, dry_run: bool) -> CollectionReport:
+        """Remove what nobody needs any more."""
+        return self._catalog.collect(dry_run=dry_run)
+
+    def set_alias(
+        self, name: str, alias: str, version: int | None, change: str, *, revision: int | None
+    ) -> bytes | None:
         """Point an alias to a version."""
-        record = self._catalog.set_alias(name, alias, version, change)
+        record = self._catalog.set_alias(name, alias, version, change, revision=revision)
         return None if record is None else _pack(record)
 
     def get(self, model_id: str) -> bytes:
@@ -116,9 +131,24 @@ class RemoteCatalog:
         """Hide a model."""
         self.call("delete", model_id, revision, change, force=force)
 
-    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> ModelRecord | None:
+    def restore(self, model_id: str, change: str) -> ModelRecord:
+        """Bring a model back."""
+        return _unpack(self.call("restore", model_id, change))
+
+    def list_deleted(self, name: str | None = None) -> list[DeletedModel]:
+        """Return the models that can be brought back."""
+        return _DELETED.validate_json(self.call("list_deleted", name))
+
+    def collect(self, *, dry_run: bool = False) -> CollectionReport:
+        """Remove what nobody needs any more."""
+        report: CollectionReport = self.call("collect", dry_run=dry_run)
+        return report
+
+    def set_alias(
+        self, name: str, alias: str, version: int | None, change: str, *, revision: int | None = None
+    ) -> ModelRecord | None:
         """Point an alias to a version."""
-        record: bytes | None = self.call("set_alias", name, alias, version, change)
+        record: bytes | None = self.call("set_alias", name, alias, version, change, revision=revision)
         return None if record is None else _unpack(record)
 
     def get(self, model_id: str) -> ModelRecord:

@@ -9,17 +9,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Self, get_args
 
+from compute import Config
 from compute.errors import InvalidField
 from registry import commands
+from registry.collection import CollectionReport, collect
 from registry.journal import Journal
 from registry.limits import check_tags
 from registry.models import Draft, ModelTable
-from registry.records import ModelRecord, Status
+from registry.records import DeletedModel, ModelRecord, Status
 from registry.search import Path, Predicate, matcher, parse, parse_field, read_field, sort_key
-from registry.store import ObjectStore
+from registry.store import ObjectStore, open_store
 
 PREFIX = "models"
 MAX_PAGE = 1_000
@@ -42,10 +45,22 @@ class ModelCatalog:
         Where the journal lies.
     snapshot_every : int
         Journal entries from one snapshot to the next.
+    keep_deleted : timedelta
+        How long a deleted model can be restored.
     """
 
-    def __init__(self, store: ObjectStore, snapshot_every: int = 1000) -> None:
+    def __init__(
+        self, store: ObjectStore, snapshot_every: int = 1000, *, keep_deleted: timedelta = timedelta(days=30)
+    ) -> None:
+        self.store = store
+        self.keep_deleted = keep_deleted
         self.journal: Journal[ModelTable] = Journal(store, PREFIX, ModelTable, snapshot_every=snapshot_every)
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Open the catalog of a configuration."""
+        storage = config.storage
+        return cls(open_store(storage.uri, config), keep_deleted=timedelta(days=storage.keep_deleted_days))
 
     def register(self, draft: Draft) -> ModelRecord:
         """See `ModelRegistry.register_model`."""
@@ -59,9 +74,35 @@ class ModelCatalog:
         """See `ModelRegistry.delete_model`."""
         self.journal.execute(lambda table: commands.delete(table, model_id, revision, change, force=force))
 
-    def set_alias(self, name: str, alias: str, version: int | None, change: str) -> ModelRecord | None:
+    def restore(self, model_id: str, change: str) -> ModelRecord:
+        """See `ModelRegistry.restore_model`."""
+        return self.journal.execute(lambda table: commands.restore(table, model_id, self.keep_deleted, change))
+
+    def list_deleted(self, name: str | None = None) -> list[DeletedModel]:
+        """See `ModelRegistry.list_deleted`."""
+        now = datetime.now(UTC)
+
+        def query(table: ModelTable) -> list[DeletedModel]:
+            models = []
+            for record, at in table.deleted.values():
+                deleted_at = datetime.fromisoformat(at)
+                if (until := deleted_at + self.keep_deleted) > now and name in (None, record.name):
+                    models.append(DeletedModel(record=record, deleted_at=deleted_at, restorable_until=until))
+            return models[::-1]
+
+        return self.journal.read(query)
+
+    def collect(self, *, dry_run: bool = False) -> CollectionReport:
+        """See `ModelRegistry.collect`."""
+        return collect(self.journal, self.store, self.keep_deleted, dry_run=dry_run)
+
+    def set_alias(
+        self, name: str, alias: str, version: int | None, change: str, *, revision: int | None = None
+    ) -> ModelRecord | None:
         """See `ModelRegistry.set_alias`."""
-        return self.journal.execute(lambda table: commands.set_alias(table, name, alias, version, change))
+        return self.journal.execute(
+            lambda table: commands.set_alias(table, name, alias, version, change, revision=revision)
+        )
 
     def get(self, model_id: str) -> ModelRecord:
         """See `ModelRegistry.get_model`."""

@@ -18,10 +18,11 @@ from registry.admission import check_fields, find_signature, try_out
 from registry.artifacts import ArtifactStore
 from registry.cache import ModelCache
 from registry.catalog import ModelCatalog, SearchPage
+from registry.collection import CollectionReport
 from registry.formats import HEAD, detect_format, dump_model, load_native
 from registry.loaded import LoadedModel, derive_signature
 from registry.models import Draft, new_id
-from registry.records import Artifact, Format, ModelRecord
+from registry.records import Artifact, DeletedModel, Format, ModelRecord
 from registry.signature import Signature
 from registry.store import open_store
 
@@ -323,7 +324,9 @@ class ModelRegistry:
         return page._replace(models=[_own(record) for record in page.models])
 
     def delete_model(self, model_id: str, *, force: bool = False, revision: int | None = None) -> None:
-        """Remove a model from sight; its version is not given again.
+        """Remove a model from sight; its version is not given again, and its idempotency key is free.
+
+        It can be brought back by `restore_model` for ``storage.keep_deleted_days``; then `collect` removes its bytes.
 
         Parameters
         ----------
@@ -341,7 +344,58 @@ class ModelRegistry:
         """
         self._catalog.delete(model_id, revision, _change(), force=force)
 
-    def set_alias(self, name: str, alias: str, version: int | None) -> ModelRecord | None:
+    def restore_model(self, model_id: str) -> ModelRecord:
+        """Bring a deleted model back: the same version with the same bytes, without its aliases.
+
+        Its idempotency key is its own again, unless another model was registered with it meanwhile. A model that was
+        not deleted is left as it is.
+
+        Parameters
+        ----------
+        model_id : str
+            See `list_deleted`.
+
+        Returns
+        -------
+        ModelRecord
+            As it is now.
+
+        Raises
+        ------
+        ModelNotFound
+            When there is none, or its time (``storage.keep_deleted_days``) is over.
+        """
+        return _own(self._catalog.restore(model_id, _change()))
+
+    def list_deleted(self, name: str | None = None) -> list[DeletedModel]:
+        """Return the models that can be restored, the one deleted last first.
+
+        Parameters
+        ----------
+        name : str, optional
+            Only versions of this name.
+        """
+        deleted = self._catalog.list_deleted(name)
+        return [model.model_copy(update={"record": _own(model.record)}) for model in deleted]
+
+    def collect(self, *, dry_run: bool = False) -> CollectionReport:
+        """Remove what nobody needs: deleted models whose time is over, and bytes that no model names.
+
+        On a cluster this happens every hour by itself. Safe at any time, also while others register the same bytes.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Change nothing, and report what would go.
+
+        Returns
+        -------
+        CollectionReport
+            What was freed.
+        """
+        return self._catalog.collect(dry_run=dry_run)
+
+    def set_alias(self, name: str, alias: str, version: int | None, revision: int | None = None) -> ModelRecord | None:
         """Point an alias to a version of a name, wherever it pointed before.
 
         Parameters
@@ -350,13 +404,22 @@ class ModelRegistry:
             ``champion`` is what a name alone stands for.
         version : int or None
             None takes the alias away.
+        revision : int, optional
+            Only if the record of the version (with None: of the one that loses the alias) is still at this revision.
 
         Returns
         -------
         ModelRecord or None
             The record of the version.
+
+        Raises
+        ------
+        ModelNotFound
+            When the name has no such version.
+        RevisionMismatch
+            When the record was changed since.
         """
-        record = self._catalog.set_alias(name, alias, version, _change())
+        record = self._catalog.set_alias(name, alias, version, _change(), revision=revision)
         return None if record is None else _own(record)
 
     @property
@@ -364,7 +427,7 @@ class ModelRegistry:
         ray = sys.modules.get("ray")  # who has not imported it is not connected
         if ray is not None and ray.is_initialized():
             return self._remote
-        return _local_catalog(self._config.storage.uri, self._config)
+        return _local_catalog(self._config)
 
     def _register(self, draft: Draft) -> str:
         record = self._catalog.register(draft)
@@ -386,8 +449,8 @@ def get_model_registry(config: Config | None = None) -> ModelRegistry:
 
 
 @lru_cache(maxsize=16)
-def _local_catalog(uri: str, config: Config) -> ModelCatalog:
-    return ModelCatalog(open_store(uri, config))
+def _local_catalog(config: Config) -> ModelCatalog:
+    return ModelCatalog.of(config)
 
 
 def _own(record: ModelRecord) -> ModelRecord:

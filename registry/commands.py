@@ -5,11 +5,12 @@ They are commands of `registry.journal` in the making: `ModelCatalog` closes the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence, Set
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, get_args
 
-from compute.errors import Conflict, InvalidField, ModelNotFound, RevisionMismatch
+from compute.errors import ArtifactCondemned, Conflict, InvalidField, ModelNotFound, RevisionMismatch
 from registry.entry import Event
 from registry.limits import check_json, check_metrics, check_name, check_tags, merge
 from registry.models import Draft, ModelTable, Name
@@ -23,6 +24,8 @@ def register(table: ModelTable, draft: Draft) -> tuple[Sequence[Event], ModelRec
     """Give the draft the next version of its name."""
     if draft.model_id in table.records:  # the answer to the first attempt was lost
         return (), table.records[draft.model_id]
+    if draft.model_id in table.deleted:  # and meanwhile someone deleted it
+        return (), table.deleted[draft.model_id][0]
     fingerprint = draft.fingerprint()
     if draft.idempotency_key is not None and draft.idempotency_key in table.keys:
         model_id, first = table.keys[draft.idempotency_key]
@@ -34,6 +37,13 @@ def register(table: ModelTable, draft: Draft) -> tuple[Sequence[Event], ModelRec
                 hint="Use a new key for each model; repeat one only with the very same arguments.",
                 context={"field": "idempotency_key", "model_id": model_id},
             )
+    generation = table.generations.get(draft.artifact.digest, 0)
+    if draft.artifact.generation != generation:
+        raise ArtifactCondemned(
+            f"the bytes {draft.artifact.digest} were collected while this model was being registered",
+            hint="Write them again in the generation that the context names, and register anew.",
+            context={"digest": draft.artifact.digest, "generation": generation},
+        )
     now = datetime.now(UTC)
     record = ModelRecord(
         **{field: getattr(draft, field) for field in Draft.model_fields if field != "idempotency_key"},
@@ -62,7 +72,7 @@ def update(
     if not fields:
         return (), record
     now = datetime.now(UTC)
-    event = {"kind": "updated", "model_id": model_id, "fields": fields, "at": now.isoformat(), "change": change}
+    event = {"kind": "updated", **_named(record), "fields": fields, "at": now.isoformat(), "change": change}
     new = {**fields, "tags": tuple(fields.get("tags", record.tags)), "updated_at": now, "revision": record.revision + 1}
     return (event,), record.model_copy(update=new)
 
@@ -70,7 +80,7 @@ def update(
 def delete(
     table: ModelTable, model_id: str, revision: int | None, change: str, *, force: bool
 ) -> tuple[Sequence[Event], None]:
-    """Hide a model, for good as far as readers can tell; its version is not given again."""
+    """Hide a model from all readers; its version is not given again."""
     if change in table.changes:
         return (), None
     record = table.get(model_id)
@@ -81,12 +91,67 @@ def delete(
             hint="Point the alias to another version first, or delete with force=True.",
             context={"model_id": model_id, "aliases": list(record.aliases)},
         )
-    at = datetime.now(UTC).isoformat()
-    return ({"kind": "deleted", "model_id": model_id, "at": at, "change": change},), None
+    return ({"kind": "deleted", **_named(record), "at": _now(), "change": change},), None
+
+
+def restore(table: ModelTable, model_id: str, keep: timedelta, change: str) -> tuple[Sequence[Event], ModelRecord]:
+    """Bring a deleted model back as it was, but for its aliases, which may point elsewhere by now."""
+    if change in table.changes or model_id in table.records:
+        return (), table.get(model_id)
+    record, deleted_at = table.deleted.get(model_id, (None, ""))
+    if record is None:
+        return (), table.get(model_id)  # which says that there is none
+    now = datetime.now(UTC)
+    if now >= (until := datetime.fromisoformat(deleted_at) + keep):
+        raise ModelNotFound(
+            f"{model_id} was deleted at {deleted_at} and could be restored until {until.isoformat()}",
+            hint="storage.keep_deleted_days says how long; register the model again.",
+            context={"model_id": model_id, "restorable_until": until.isoformat()},
+        )
+    event = {"kind": "restored", **_named(record), "at": now.isoformat(), "change": change}
+    return (event,), record.model_copy(update={"updated_at": now, "revision": record.revision + 1})
+
+
+def purge(table: ModelTable, keep: timedelta, limit: int) -> tuple[Sequence[Event], int]:
+    """Drop models whose time to be restored is over; returns how many, at most the limit."""
+    over = [record for record, _ in islice(expired(table, keep), limit)]
+    keys = {model_id: key for key, (model_id, _) in table.keys.items()} if over else {}
+    at = _now()
+    events = [{"kind": "purged", **_named(record), "at": at, "key": keys.get(record.model_id)} for record in over]
+    return events, len(events)
+
+
+def expired(table: ModelTable, keep: timedelta) -> Iterator[tuple[ModelRecord, str]]:
+    """Give the deleted models whose time to be restored is over."""
+    before = datetime.now(UTC) - keep
+    return (entry for entry in table.deleted.values() if datetime.fromisoformat(entry[1]) <= before)
+
+
+def condemn(
+    table: ModelTable, candidates: Mapping[str, int], leaving: Set[str] = frozenset()
+) -> tuple[Sequence[Event], Mapping[str, int]]:
+    """Give the next generation to digests that no model names but those leaving; returns that of each candidate.
+
+    From then on no registration can name the bytes of the generation before: they may be removed.
+    """
+    named = {record.artifact.digest for record in referring(table) if record.model_id not in leaving}
+    fresh = {
+        digest: generation + 1
+        for digest, generation in candidates.items()
+        if digest not in named and generation == table.generations.get(digest, 0)
+    }
+    events = [{"kind": "condemned", "digests": fresh, "at": _now()}] if fresh else []
+    return events, {digest: fresh.get(digest, table.generations.get(digest, 0)) for digest in candidates}
+
+
+def referring(table: ModelTable) -> Iterator[ModelRecord]:
+    """Give the models whose bytes are needed: those there are, and those that can be restored."""
+    yield from table.records.values()
+    yield from (record for record, _ in table.deleted.values())
 
 
 def set_alias(
-    table: ModelTable, name: str, alias: str, version: int | None, change: str
+    table: ModelTable, name: str, alias: str, version: int | None, change: str, *, revision: int | None = None
 ) -> tuple[Sequence[Event], ModelRecord | None]:
     """Point an alias to a version, wherever it pointed before; to None takes it away."""
     known = table.names.get(name)
@@ -103,18 +168,31 @@ def set_alias(
         )
     current = known.aliases.get(alias)
     target = None if version is None else table.get_version(name, version, f"{name}:{version}")
-    if current == version or change in table.changes:
+    if change in table.changes:
         return (), target
-    model_id = target.model_id if target is not None else table.versions[name, current or 0]
+    touched = target if version is not None else table.records.get(table.versions.get((name, current or 0), ""))
+    if touched is not None:
+        _check_revision(touched, revision)
+    if current == version or touched is None:
+        return (), target
     now = datetime.now(UTC)
     event = {
-        "kind": "aliased", "name": name, "alias": alias, "version": version, "model_id": model_id,
+        "kind": "aliased", **_named(touched), "alias": alias, "version": version, "previous": current,
         "at": now.isoformat(), "change": change,
     }  # fmt: skip
     if target is not None:
         aliases = tuple(sorted({*target.aliases, alias}))
         target = target.model_copy(update={"aliases": aliases, "updated_at": now, "revision": target.revision + 1})
     return (event,), target
+
+
+def _named(record: ModelRecord) -> Event:
+    """Return what an event says about the model that it is about."""
+    return {"model_id": record.model_id, "name": record.name, "version": record.version}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def _check_revision(record: ModelRecord, revision: int | None) -> None:

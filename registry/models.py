@@ -48,7 +48,9 @@ class Draft(BaseModel):
 
     def fingerprint(self) -> str:
         """Return what tells a repetition from another registration under the same idempotency key."""
-        content = self.model_dump(mode="json", exclude={"model_id", "idempotency_key"})
+        # The generation is the store's: bytes that had to be written again are the same bytes.
+        told: Any = {"model_id": True, "idempotency_key": True, "artifact": {"generation"}}
+        content = self.model_dump(mode="json", exclude=told)
         return hashlib.sha256(encode_json(content)).hexdigest()
 
 
@@ -76,13 +78,17 @@ class ModelTable:
     def __init__(self) -> None:
         self.records: MutableMapping[str, ModelRecord] = {}
         self.deleted: MutableMapping[str, tuple[ModelRecord, str]] = {}
-        """With the time of deletion."""
+        """Those that can be restored, with the time of deletion."""
         self.order: MutableMapping[str, int] = {}
         """When each was registered, deleted ones too: 1 is the first."""
+        self.registered = 0
+        """How many ever were: what the newest has in `order`."""
         self.names: MutableMapping[str, Name] = {}
         self.versions: MutableMapping[tuple[str, int], str] = {}
         self.keys: MutableMapping[str, tuple[str, str]] = {}
         """Idempotency keys, with the model's id and the fingerprint of its draft."""
+        self.generations: MutableMapping[str, int] = {}
+        """Digests whose bytes were collected, and how often: the generation in which they may be written again."""
         self.changes: MutableMapping[str, str] = {}
         """Ids of late changes and the models they changed: a call that is repeated after a crash happens once."""
 
@@ -153,11 +159,10 @@ class ModelTable:
         """Make the change that an event says."""
         kind = event["kind"]
         if kind == "registered":
-            self._add(ModelRecord.model_validate(event["record"]))
+            self._add(ModelRecord.model_validate(event["record"]), self.registered + 1)
             if event["key"] is not None:
                 self.keys[event["key"]] = (event["record"]["model_id"], event["fingerprint"])
-            return
-        if kind == "updated":
+        elif kind == "updated":
             changes = {**event["fields"]}
             if "tags" in changes:
                 changes["tags"] = tuple(changes["tags"])
@@ -166,60 +171,77 @@ class ModelTable:
             self._point(event["name"], event["alias"], event["version"], event["at"])
         elif kind == "deleted":
             self._remove(event["model_id"], event["at"])
+        elif kind == "restored":
+            self._restore(event["model_id"], event["at"])
+        elif kind == "purged":
+            del self.deleted[event["model_id"]], self.order[event["model_id"]]
+            if event["key"] is not None:
+                del self.keys[event["key"]]
+        elif kind == "condemned":
+            self.generations.update(event["digests"])
         else:
             raise Corrupt(f"the journal of models holds an event of the unknown kind {kind!r}")
-        self.changes[event["change"]] = event["model_id"]
-        if len(self.changes) > 2 * _REMEMBERED_CHANGES:
-            for change in list(islice(self.changes, _REMEMBERED_CHANGES)):
-                del self.changes[change]
+        if "change" in event:
+            self._remember(event["change"], event["model_id"])
 
     def fork(self) -> Self:
         """Return a copy that takes changes of its own."""
         fork = copy.copy(self)
-        for field, mapping in vars(self).items():
-            setattr(fork, field, Overlay(mapping))
+        for field, value in vars(self).items():
+            if isinstance(value, MutableMapping):
+                setattr(fork, field, Overlay(value))
         return fork
 
     def dump(self) -> Iterable[Any]:
         """Return the table as JSON values."""
         records, deleted, order = dict(self.records), dict(self.deleted), dict(self.order)
         names, keys, changes = dict(self.names), dict(self.keys), dict(self.changes)
+        registered, generations = self.registered, dict(self.generations)
 
         def items() -> Iterator[Any]:
-            for model_id in order:
-                record, at = deleted[model_id] if model_id in deleted else (records[model_id], None)
-                yield {"record": record.model_dump(mode="json"), "deleted_at": at}
+            yield {"registered": registered}
             for name, known in names.items():
                 yield {"name": name, "newest": known.newest, "aliases": dict(known.aliases)}
+            for model_id, number in order.items():
+                record, at = deleted[model_id] if model_id in deleted else (records[model_id], None)
+                yield {"record": record.model_dump(mode="json"), "deleted_at": at, "order": number}
             for key, (model_id, fingerprint) in keys.items():
                 yield {"key": key, "model_id": model_id, "fingerprint": fingerprint}
+            for digest, generation in generations.items():
+                yield {"digest": digest, "generation": generation}
             for change, model_id in changes.items():
                 yield {"change": change, "model_id": model_id}
 
         return items()
 
     def load(self, items: Iterable[Any]) -> None:
-        """Take the table from what `dump` gave."""
+        """Take the table from what `dump` gave; releases before 0.2 gave no order, and dropped no model."""
+        last = 0
         for item in items:
             if "record" in item:
                 record = ModelRecord.model_validate(item["record"])
-                self._add(record)
+                self._add(record, item.get("order", self.registered + 1))
                 if item["deleted_at"] is not None:
                     self._remove(record.model_id, item["deleted_at"])
             elif "name" in item:
                 self.names[item["name"]] = Name(item["newest"], item["aliases"])
             elif "key" in item:
                 self.keys[item["key"]] = (item["model_id"], item["fingerprint"])
-            else:
+            elif "digest" in item:
+                self.generations[item["digest"]] = item["generation"]
+            elif "change" in item:
                 self.changes[item["change"]] = item["model_id"]
+            else:
+                last = item["registered"]
+        self.registered = max(self.registered, last)
 
-    def _add(self, record: ModelRecord) -> None:
+    def _add(self, record: ModelRecord, order: int) -> None:
         known = self.names.get(record.name, Name())
         if record.signature is not None:
             shared = self.signatures.setdefault(record.signature, record.signature)
             record = record.model_copy(update={"signature": shared})
         self.records[record.model_id] = record
-        self.order[record.model_id] = len(self.order) + 1
+        self.order[record.model_id] = self.registered = order
         self.versions[record.name, record.version] = record.model_id
         self.names[record.name] = known._replace(newest=max(known.newest, record.version))
 
@@ -248,6 +270,18 @@ class ModelTable:
         aliases = {alias: version for alias, version in known.aliases.items() if version != record.version}
         self.names[record.name] = known._replace(aliases=aliases)
         self.deleted[model_id] = (record.model_copy(update={"aliases": ()}), at)
+
+    def _restore(self, model_id: str, at: str) -> None:
+        record, _ = self.deleted.pop(model_id)
+        self.records[model_id] = record
+        self.versions[record.name, record.version] = model_id
+        self._replace(model_id, at, {})
+
+    def _remember(self, change: str, model_id: str) -> None:
+        self.changes[change] = model_id
+        if len(self.changes) > 2 * _REMEMBERED_CHANGES:
+            for old in list(islice(self.changes, _REMEMBERED_CHANGES)):
+                del self.changes[old]
 
 
 def checked_key(key: object) -> str | None:

@@ -21,6 +21,7 @@ class Artifact(BaseModel):
 
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Of all the bytes.")
     size: int = Field(ge=0, description="In bytes.")
+    generation: int = Field(0, ge=0, description="Counts how often these bytes were collected before; see `collect`.")
 
 
 class ModelRecord(BaseModel):
@@ -57,3 +58,13 @@ class ModelRecord(BaseModel):
     created_at: datetime
     updated_at: datetime
     revision: int = Field(1, ge=1, description="Counts the changes; name it when you update what you have read.")
+
+
+class DeletedModel(BaseModel):
+    """A model that was deleted and can still be brought back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    record: ModelRecord
+    deleted_at: datetime
+    restorable_until: datetime
