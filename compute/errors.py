@@ -255,6 +255,12 @@ class Corrupt(StorageError):
     code, status, title = "corrupt", 500, "Stored data is damaged"
 
 
+class PositionGone(ComputeError):
+    """What came next after this position of a journal was removed by compaction, or never was in this store."""
+
+    code, status, title = "position-gone", 410, "The position is gone"
+
+
 class ModelNotFound(ComputeError):
     """No model has this id, name, version or alias."""
 
