@@ -1,6 +1,5 @@
 """What is kept: the object store, the journal, models and durable tasks."""
 
-from registry.catalog import SearchPage
 from registry.client import ModelRegistry, get_model_registry
 from registry.collection import CollectionReport
 from registry.encoding import encode
@@ -9,6 +8,7 @@ from registry.journal import Journal, State
 from registry.loaded import LoadedModel
 from registry.overlay import Overlay
 from registry.records import Artifact, DeletedModel, ModelRecord
+from registry.search import SearchPage
 from registry.signature import Column, Signature, capture_signature
 from registry.store import FileStore, ObjectStore, open_store
 from registry.task_client import TaskRegistry, get_task_registry

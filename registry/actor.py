@@ -20,15 +20,18 @@ from pydantic import TypeAdapter
 
 from compute import Config
 from compute.errors import BackendUnavailable
-from registry.catalog import ModelCatalog, SearchPage
+from registry.catalog import ModelCatalog
+from registry.changes import Change, ChangePage
 from registry.collection import CollectionReport
 from registry.models import Draft
 from registry.records import DeletedModel, ModelRecord
+from registry.search import SearchPage
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "registry"
 _RECORDS = TypeAdapter(list[ModelRecord])
+_CHANGES = TypeAdapter(list[Change])
 _DELETED = TypeAdapter(list[DeletedModel])
 _THREADS = 64
 """Calls at once: those that write wait together for one entry of the journal."""
@@ -99,6 +102,11 @@ class ModelActor:
         """Return a page of the records that fit, and the cursor of the next one."""
         page = self._catalog.search(query, sort, limit, cursor)
         return _RECORDS.dump_json(page.models), page.next_cursor
+
+    def changes(self, after: str | None, limit: int, wait: float) -> tuple[bytes, str]:
+        """Return what happened after a position, and the position after it."""
+        page = self._catalog.changes(after, limit, wait)
+        return _CHANGES.dump_json(page.changes), page.position
 
     def pid(self) -> int:
         """Return the id of the process that this runs in: for whoever looks after it."""
@@ -178,6 +186,11 @@ class RemoteCatalog:
         """Return a page of the records that fit."""
         records, next_cursor = self.call("search", query, sort, limit, cursor)
         return SearchPage(_RECORDS.validate_json(records), next_cursor)
+
+    def changes(self, after: str | None = None, limit: int = 100, wait: float = 0.0) -> ChangePage:
+        """Return what happened after a position."""
+        changes, position = self.call("changes", after, limit, wait)
+        return ChangePage(_CHANGES.validate_json(changes), position)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call the actor; when it is gone for good, call the one that takes its place."""

@@ -17,12 +17,14 @@ from registry.actor import RemoteCatalog
 from registry.admission import check_fields, find_signature, try_out
 from registry.artifacts import ArtifactStore
 from registry.cache import ModelCache
-from registry.catalog import ModelCatalog, SearchPage
+from registry.catalog import ModelCatalog
+from registry.changes import ChangePage
 from registry.collection import CollectionReport
 from registry.formats import HEAD, detect_format, dump_model, load_native
 from registry.loaded import LoadedModel, derive_signature
 from registry.models import Draft, new_id
 from registry.records import Artifact, DeletedModel, Format, ModelRecord
+from registry.search import SearchPage
 from registry.signature import Signature
 from registry.store import open_store
 
@@ -421,6 +423,31 @@ class ModelRegistry:
         """
         record = self._catalog.set_alias(name, alias, version, _change(), revision=revision)
         return None if record is None else _own(record)
+
+    def changes(self, after: str | None = None, limit: int = 100, wait: float = 0.0) -> ChangePage:
+        """Return what happened to models after a position: registrations, updates, aliases, deletions.
+
+        Parameters
+        ----------
+        after : str, optional
+            The ``position`` of a page, or of a change, that was read before; by default now, so that the page is empty
+            and says where the feed goes on. `registry.changes.START` is the beginning.
+        limit : int
+            Changes on the page, 1 to 1,000.
+        wait : float
+            Seconds, at most 30, to wait for a change when there is none yet.
+
+        Returns
+        -------
+        ChangePage
+            ``changes``, the oldest first, and the ``position`` after them.
+
+        Raises
+        ------
+        PositionGone
+            When what followed the position is no longer kept: list the models, and begin anew from now.
+        """
+        return self._catalog.changes(after, limit, wait)
 
     @property
     def _catalog(self) -> ModelCatalog | RemoteCatalog:

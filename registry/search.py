@@ -1,381 +1,155 @@
-"""A small language to find models: ``model_type = "xgboost" and metrics.rmse < 12 and tags contains "fraud"``.
+"""Finding models: pages of a table of models, for queries and for plain filters.
 
-::
-
-    query      = [ either ]                          an empty query finds all
-    either     = both { "or" both }
-    both       = unary { "and" unary }
-    unary      = "not" unary | "(" either ")" | comparison
-    comparison = field ( "=" | "!=" | "<" | "<=" | ">" | ">=" | "contains" ) value
-               | field "in" "(" value { "," value } ")"
-    field      = name { "." ( name | text ) }        metrics.rmse, metadata.owner, metrics."precision@10"
-    value      = text | number | date | "true" | "false" | "null"
-
-Text is in double or single quotes, with JSON's escapes. A date is ``2026-01-31`` or ``2026-01-31T06:00:00Z``; without a
-zone it is UTC. ``contains`` looks for an element of a list (``tags``, ``aliases``), or a part of a text. A field that a
-model does not have equals ``null``, and no comparison but ``!=`` holds for it. Keywords are written in any case.
+A page is answered from the columns of the table (`registry.columns`). A cursor is a place in the order of the results,
+not a number of results to skip: what is registered, changed or deleted between two pages neither repeats nor hides any
+other model. One whose own place in the order changes meanwhile (its ``metrics.rmse``, when sorted by that) is found
+where it is when a page gets there: it may be on two pages, or on none.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any, NoReturn
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel
+import numpy as np
 
 from compute.errors import InvalidField
-from registry.records import ModelRecord
+from registry.columns import Columns, Rows
+from registry.fields import LACKING, Path, read_field, sort_key
+from registry.limits import check_tags
+from registry.models import ModelTable
+from registry.query import Comparison, Group, parse, parse_field
+from registry.records import ModelRecord, Status
 
-MAX_QUERY = 4_000
-MAX_DEPTH = 32
-
-Predicate = Callable[[ModelRecord], bool]
-Path = tuple[str, ...]
-
-_TEXTS = ("model_id", "name", "model_type", "format", "status")
-_NUMBERS = ("version", "revision")
-_TIMES = ("created_at", "updated_at")
-_LISTS = ("tags", "aliases")
-_OBJECTS = ("metadata", "metrics", "lineage", "artifact", "signature")
-FIELDS = (*_TEXTS, *_NUMBERS, *_TIMES, *_LISTS, *_OBJECTS)
-
-_KEYWORDS = ("and", "or", "not", "in", "contains", "true", "false", "null")
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<date>\d{4}-\d\d-\d\d(?:[Tt][0-9:.]+(?:[Zz]|[+-]\d\d:?\d\d)?)?)
-    | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-    | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
-    | (?P<word>[^\W\d][\w-]*)
-    | (?P<sign><=|>=|!=|=|<|>|\(|\)|,|\.)
-    )""",
-    re.VERBOSE,
-)
+MAX_PAGE = 1_000
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One condition on one field."""
+class SearchPage(NamedTuple):
+    """Some of the models that were found, and where the next ones begin."""
 
-    path: Path
-    operator: str
-    value: Any
+    models: list[ModelRecord]
+    next_cursor: str | None
 
 
-@dataclass(frozen=True)
-class Group:
-    """Conditions that hold all (``and``), or one of them (``or``)."""
+class _Place(NamedTuple):
+    """The last model of a page: its key in the order, and when it was registered."""
 
-    operator: str
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Negation:
-    """A condition that does not hold."""
-
-    item: Node
+    key: tuple[int, Any]
+    order: int
 
 
-Node = Comparison | Group | Negation
+def search(query: str, sort: str | None, limit: int, cursor: str | None) -> Callable[[ModelTable], SearchPage]:
+    """Return what a search asks of a table; see `registry.ModelRegistry.search_models`."""
+    node = parse(query)
+    _check_limit(limit)
+    question = hashlib.sha256(f"{sort}\n{query}".encode()).hexdigest()[:16]
+    after = None if cursor is None else _read_cursor(cursor, question)
+    path = None if sort is None else parse_field(sort.removeprefix("-"))
+    descending = sort is not None and sort.startswith("-")
 
-
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    position: int
-
-
-def parse(query: str) -> Node:
-    """Return the tree of a query.
-
-    Raises
-    ------
-    InvalidField
-        With the position of what is wrong, and what was expected there.
-
-    Examples
-    --------
-    >>> parse('version >= 3')
-    Comparison(path=('version',), operator='>=', value=3)
-    >>> parse('version >= and')
-    Traceback (most recent call last):
-    ...
-    compute.errors.InvalidField: the query is wrong at position 11: expected a value, found 'and'...
-    """
-    return _Parser(query).parse()
-
-
-def matcher(node: Node) -> Predicate:
-    """Return a function that tells whether a record fits.
-
-    Examples
-    --------
-    >>> from registry.search import matcher, parse
-    >>> fits = matcher(parse('not (status = "archived" or metrics.rmse > 12)'))
-    """
-    if isinstance(node, Negation):
-        inner = matcher(node.item)
-        return lambda record: not inner(record)
-    if isinstance(node, Group):
-        parts = [matcher(item) for item in node.items]
-        if node.operator == "and":
-            return lambda record: all(part(record) for part in parts)
-        return lambda record: any(part(record) for part in parts)
-    path, test = node.path, _test(node.operator, node.value)
-    return lambda record: test(read_field(record, path))
-
-
-def parse_field(text: str) -> Path:
-    """Return the path of a field, as it is written in a query.
-
-    Examples
-    --------
-    >>> parse_field('metrics."precision@10"')
-    ('metrics', 'precision@10')
-    """
-    return _Parser(text).parse_field()
-
-
-def read_field(record: ModelRecord, path: Path) -> Any:
-    """Return the value at a path, None when the record has none."""
-    value: Any = getattr(record, path[0])
-    for name in path[1:]:
-        if isinstance(value, dict):
-            value = value.get(name)
-        elif isinstance(value, BaseModel):
-            value = getattr(value, name, None) if name in type(value).model_fields else None
+    def page(table: ModelTable) -> SearchPage:
+        columns = table.columns
+        rows = columns.select(node)
+        if path is None:
+            found = _newest(columns, rows, limit + 1, None if after is None else after.order)
         else:
-            return None
-    return value
+            found = _sorted(columns, rows, path, limit + 1, after, descending=descending)
+        records = [columns.record(row) for row in found[:limit].tolist()]
+        if len(found) <= limit:
+            return SearchPage(records, None)
+        last = records[-1]
+        key = (0, 0) if path is None else sort_key(read_field(last, path))
+        return SearchPage(records, _make_cursor(question, _Place(key, table.order[last.model_id])))
+
+    return page
 
 
-def sort_key(value: Any) -> tuple[int, Any]:
-    """Return what values of any kinds are ordered by: numbers, then times, then text; the rest last.
-
-    Examples
-    --------
-    >>> sorted(["b", None, 2, 1.5, True], key=sort_key)
-    [True, 1.5, 2, 'b', None]
-    """
-    if isinstance(value, int | float):
-        return 0, value
-    if isinstance(value, datetime):
-        return 1, value.timestamp()
-    if isinstance(value, str):
-        return 2, value
-    return 3, 0
-
-
-def _test(operator: str, value: Any) -> Callable[[Any], bool]:
-    if operator == "=":
-        return lambda found: _equal(found, value)
-    if operator == "!=":
-        return lambda found: not _equal(found, value)
-    if operator == "in":
-        return lambda found: any(_equal(found, item) for item in value)
-    if operator == "contains":
-        return lambda found: (
-            any(_equal(item, value) for item in found)
-            if isinstance(found, list | tuple)
-            else isinstance(found, str) and isinstance(value, str) and value in found
-        )
-    compare: Callable[[Any, Any], bool] = {
-        "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
-    }[operator]  # fmt: skip
-    kind = _kind(value)
-    return lambda found: _kind(found) == kind and compare(found, value)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "none with an order"
-    if isinstance(value, int | float):
-        return "number"
-    return type(value).__name__
-
-
-def _equal(found: Any, value: Any) -> bool:
-    if isinstance(found, bool) or isinstance(value, bool):
-        return found is value
-    return bool(found == value)
-
-
-class _Parser:
-    """Reads a query from left to right, by recursive descent."""
-
-    def __init__(self, query: str) -> None:
-        if not isinstance(query, str) or len(query) > MAX_QUERY:
-            raise InvalidField(
-                f"a query is a text of at most {MAX_QUERY} characters", hint="Ask several.", context={"field": "q"}
-            )
-        self._query = query
-        self._tokens = self._scan()
-        self._next = 0
-        self._depth = 0
-
-    def parse(self) -> Node:
-        if self._peek().kind == "end":
-            return Group("and", ())
-        node = self._either()
-        if self._peek().kind != "end":
-            self._refuse('"and", "or" or the end of the query')
-        return node
-
-    def parse_field(self) -> Path:
-        path = self._field()
-        if self._peek().kind != "end":
-            self._refuse("the end of the field")
-        return path
-
-    def _scan(self) -> list[_Token]:
-        tokens, position = [], 0
-        while position < len(self._query.rstrip()):
-            match = _TOKEN.match(self._query, position)
-            start = position + len(self._query[position:]) - len(self._query[position:].lstrip())
-            if not match or match.lastgroup is None:
-                unclosed = self._query[start] in "\"'"
-                self._refuse_at(
-                    start, "a closing quote" if unclosed else "a field, an operator or a value", self._query[start:]
-                )
-            tokens.append(_Token(match.lastgroup, match[match.lastgroup], start))
-            position = match.end()
-        return [*tokens, _Token("end", "", len(self._query))]
-
-    def _either(self) -> Node:
-        items = [self._both()]
-        while self._accept("or"):
-            items.append(self._both())
-        return items[0] if len(items) == 1 else Group("or", tuple(items))
-
-    def _both(self) -> Node:
-        items = [self._unary()]
-        while self._accept("and"):
-            items.append(self._unary())
-        return items[0] if len(items) == 1 else Group("and", tuple(items))
-
-    def _unary(self) -> Node:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            self._refuse(f"no more than {MAX_DEPTH} levels of parentheses and negations")
-        if self._accept("not"):
-            node: Node = Negation(self._unary())
-        elif self._accept("("):
-            node = self._either()
-            if not self._accept(")"):
-                self._refuse('"and", "or" or ")"')
-        else:
-            node = self._comparison()
-        self._depth -= 1
-        return node
-
-    def _comparison(self) -> Comparison:
-        start = self._peek()
-        path = self._field()
-        token = self._peek()
-        operator = token.text.lower()
-        if operator not in ("=", "!=", "<", "<=", ">", ">=", "contains", "in") or token.kind not in ("sign", "word"):
-            self._refuse("=, !=, <, <=, >, >=, contains or in")
-        self._next += 1
-        values = self._values() if operator == "in" else (self._value(),)
-        for value in values:
-            self._check(path, operator, value, start)
-        return Comparison(path, operator, values if operator == "in" else values[0])
-
-    def _field(self) -> Path:
-        token = self._peek()
-        if token.kind != "word" or token.text.lower() in _KEYWORDS:
-            self._refuse('a field, "not" or "("')
-        if token.text not in FIELDS:
-            self._refuse(f"one of the fields {', '.join(FIELDS)}")
-        self._next += 1
-        path = [token.text]
-        while self._accept("."):
-            part = self._peek()
-            if token.text not in _OBJECTS or part.kind not in ("word", "text", "number"):
-                self._refuse(f"the name of a value in {token.text}" if token.text in _OBJECTS else "an operator")
-            self._next += 1
-            path.append(self._text(part) if part.kind == "text" else part.text)
-        return tuple(path)
-
-    def _values(self) -> tuple[Any, ...]:
-        if not self._accept("("):
-            self._refuse('"("')
-        values = [self._value()]
-        while self._accept(","):
-            values.append(self._value())
-        if not self._accept(")"):
-            self._refuse('"," or ")"')
-        return tuple(values)
-
-    def _value(self) -> Any:
-        token = self._peek()
-        self._next += 1
-        if token.kind == "text":
-            return self._text(token)
-        if token.kind == "number":
-            return float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
-        if token.kind == "date":
-            try:
-                moment = datetime.fromisoformat(token.text.upper())
-            except ValueError:
-                self._refuse_at(token.position, "a date such as 2026-01-31 or 2026-01-31T06:00:00Z", token.text)
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        constants = {"true": True, "false": False, "null": None}
-        if token.kind == "word" and token.text.lower() in constants:
-            return constants[token.text.lower()]
-        quoted = token.kind == "word" and token.text.lower() not in _KEYWORDS
-        return self._refuse_at(token.position, "a value (text goes in quotes)" if quoted else "a value", token.text)
-
-    def _check(self, path: Path, operator: str, value: Any, start: _Token) -> None:
-        """Refuse a comparison that can never hold because the field is of another kind."""
-        name = path[0]
-        expected = (
-            ("text", str) if name in _TEXTS or name in _LISTS
-            else ("a number", (int, float)) if name in _NUMBERS
-            else ("a date such as 2026-01-31", date) if name in _TIMES
-            else None
-        )  # fmt: skip
-        lists_alone = name in _LISTS and operator != "contains"
-        if lists_alone:
-            self._refuse_at(start.position, f'"contains" after {name}, which is a list', operator)
-        if name in _OBJECTS and len(path) == 1:
-            self._refuse_at(start.position, f"a value in {name}, such as {name}.x", name)
-        if expected is not None and (isinstance(value, bool) or not isinstance(value, expected[1])):
-            self._refuse_at(start.position, f"{expected[0]} to compare {name} with", json.dumps(value, default=str))
-
-    def _text(self, token: _Token) -> str:
-        body = token.text[1:-1]
-        if token.text[0] == "'":
-            body = body.replace("\\'", "'").replace('"', '\\"')
-        try:
-            return str(json.loads(f'"{body}"', strict=False))
-        except ValueError:
-            self._refuse_at(token.position, 'a text with the escapes of JSON (\\" \\\\ \\n \\u00e9)', token.text)
-
-    def _peek(self) -> _Token:
-        return self._tokens[self._next]
-
-    def _accept(self, text: str) -> bool:
-        token = self._peek()
-        if token.kind in ("word", "sign") and token.text.lower() == text:
-            self._next += 1
-            return True
-        return False
-
-    def _refuse(self, expected: str) -> NoReturn:
-        token = self._peek()
-        self._refuse_at(token.position, expected, token.text)
-
-    def _refuse_at(self, position: int, expected: str, found: str) -> NoReturn:
+def listing(
+    model_type: str | None,
+    tags: Iterable[str] | None,
+    status: str | None,
+    name: str | None,
+    limit: int | None,
+    cursor: str | None,
+) -> Callable[[ModelTable], list[ModelRecord]]:
+    """Return what a list asks of a table; see `registry.ModelRegistry.list_models`."""
+    if status is not None and status not in get_args(Status):
         raise InvalidField(
-            f"the query is wrong at position {position}: expected {expected}, found {found[:40]!r}"
-            if found
-            else f"the query is wrong at position {position}: expected {expected}, but it ends there",
-            hint='Write, for example: model_type = "xgboost" and metrics.rmse < 12 and not tags contains "old".',
-            context={"field": "q", "position": position, "expected": expected},
+            f"status {status!r:.100} is not allowed",
+            hint=f"It is one of {', '.join(get_args(Status))}.",
+            context={"field": "status"},
         )
+    if limit is not None:
+        _check_limit(limit)
+    equal = {"model_type": model_type, "status": status, "name": name}
+    wanted = [Comparison((field,), "=", value) for field, value in equal.items() if value is not None]
+    wanted += [Comparison(("tags",), "contains", tag) for tag in check_tags(tags if tags is not None else ())]
+
+    def page(table: ModelTable) -> list[ModelRecord]:
+        if cursor is not None and cursor not in table.order:
+            raise _bad_cursor("It is the model_id of the last model of the page before.")
+        before = None if cursor is None else table.order[cursor]
+        rows = _newest(table.columns, table.columns.select(Group("and", tuple(wanted))), limit, before)
+        return [table.columns.record(row) for row in rows.tolist()]
+
+    return page
+
+
+def _newest(columns: Columns, rows: Rows, limit: int | None, before: int | None) -> Rows:
+    """Return the rows that were registered last, the last one first."""
+    if before is not None:
+        rows = rows[: np.searchsorted(columns.numbers(rows), before)]
+    return rows[::-1][:limit]
+
+
+def _sorted(columns: Columns, rows: Rows, path: Path, limit: int, after: _Place | None, *, descending: bool) -> Rows:
+    """Return the first rows after a place; those that lack the field are last, equal ones the newest first."""
+    keys, find = columns.keys(path)
+    rows = rows[::-1]
+    keys = -keys[rows] if descending else keys[rows]
+    if after is not None:
+        place = -find(after.key) if descending else find(after.key)
+        older = columns.numbers(rows) < after.order
+        if math.isnan(place):
+            later = np.isnan(keys) & older
+        else:
+            later = (keys > place) | np.isnan(keys) | ((keys == place) & older)
+        rows, keys = rows[later], keys[later]
+    if len(rows) > limit:  # to sort 100,000 for a page of 100 would take most of the time
+        edge = np.partition(keys, limit - 1)[limit - 1]
+        before, at = (~np.isnan(keys), np.isnan(keys)) if math.isnan(edge) else (keys < edge, keys == edge)
+        first = np.flatnonzero(before)
+        chosen = np.concatenate([first, np.flatnonzero(at)[: limit - len(first)]])
+        rows, keys = rows[chosen], keys[chosen]
+    return rows[np.argsort(keys, kind="stable")]
+
+
+def _check_limit(limit: int) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE:
+        raise InvalidField(
+            f"limit {limit!r:.100} is not allowed", hint=f"It is 1 to {MAX_PAGE}.", context={"field": "limit"}
+        )
+
+
+def _make_cursor(question: str, place: _Place) -> str:
+    return base64.urlsafe_b64encode(json.dumps([question, *place.key, place.order]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, question: str) -> _Place:
+    rule = "It is the next_cursor of a page of this very query and sort."
+    try:
+        asked, rank, value, order = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        key = sort_key(value) if rank != 1 else (1, float(value))
+        if asked == question and key[0] == (rank if rank != LACKING else 0) and isinstance(order, int):
+            return _Place((rank, 0) if rank == LACKING else key, order)
+    except (ValueError, TypeError) as error:
+        raise _bad_cursor(rule) from error
+    raise _bad_cursor(rule)
+
+
+def _bad_cursor(rule: str) -> InvalidField:
+    return InvalidField("the cursor is not one of ours", hint=rule, context={"field": "cursor"})
