@@ -139,6 +139,9 @@ class S3(_Section):
     region: str | None = None
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    connect_timeout: float = Field(5, gt=0, description="Seconds to wait for a connection.")
+    read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes of an answer.")
 
 
 class Storage(_Section):

@@ -4,13 +4,15 @@ from registry.client import ModelRegistry, get_model_registry
 from registry.collection import CollectionReport
 from registry.encoding import encode
 from registry.entry import Event
+from registry.file_store import FileStore
 from registry.journal import Journal, State
 from registry.loaded import LoadedModel
 from registry.overlay import Overlay
 from registry.records import Artifact, DeletedModel, ModelRecord
 from registry.search import SearchPage
 from registry.signature import Column, Signature, capture_signature
-from registry.store import FileStore, ObjectStore, open_store
+from registry.storage import open_store
+from registry.store import ObjectStore, StoredObject
 from registry.task_client import TaskRegistry, get_task_registry
 from registry.task_record import TaskRecord
 from registry.task_work import TaskContext
@@ -31,6 +33,7 @@ __all__ = [
     "SearchPage",
     "Signature",
     "State",
+    "StoredObject",
     "TaskContext",
     "TaskRecord",
     "TaskRegistry",

@@ -28,7 +28,7 @@ class ArtifactStore:
     Examples
     --------
     >>> import tempfile
-    >>> from registry.store import FileStore
+    >>> from registry.file_store import FileStore
     >>> artifacts = ArtifactStore(FileStore(tempfile.mkdtemp()))
     >>> artifact = artifacts.write(b"model")
     >>> artifacts.read(artifact)

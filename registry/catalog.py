@@ -17,7 +17,8 @@ from registry.journal import Journal
 from registry.models import Draft, ModelTable
 from registry.records import DeletedModel, ModelRecord
 from registry.search import SearchPage, listing, search
-from registry.store import ObjectStore, open_store
+from registry.storage import open_store
+from registry.store import ObjectStore
 
 PREFIX = "models"
 

@@ -26,7 +26,7 @@ from registry.models import Draft, new_id
 from registry.records import Artifact, DeletedModel, Format, ModelRecord
 from registry.search import SearchPage
 from registry.signature import Signature
-from registry.store import open_store
+from registry.storage import open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -73,7 +73,7 @@ class Journal(Generic[S]):
     Examples
     --------
     >>> import tempfile
-    >>> from registry.store import FileStore
+    >>> from registry.file_store import FileStore
     >>> class Total:
     ...     def __init__(self, value=0): self.value = value
     ...     def apply(self, event): self.value += event["add"]

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from compute import Config, get_compute_manager, load_config
 from compute.errors import BackendUnavailable, ComputeError
-from registry.store import open_store
+from registry.storage import open_store
 from registry.task_actor import get_actor
 from registry.task_record import TaskRecord, new_task_id
 from registry.task_service import TaskService

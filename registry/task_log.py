@@ -36,7 +36,7 @@ class TaskLog:
     Examples
     --------
     >>> import tempfile
-    >>> from registry.store import FileStore
+    >>> from registry.file_store import FileStore
     >>> from registry.task_record import new_task_id
     >>> store = FileStore(tempfile.mkdtemp())
     >>> log = TaskLog(store, retention=60)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from compute import Config
-from registry.store import open_store
+from registry.storage import open_store
 from registry.task_log import TaskLog
 from registry.task_record import TaskRecord
 from registry.task_runner import LEASE, SLOTS, TaskRunner

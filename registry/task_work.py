@@ -16,7 +16,8 @@ from typing import Any
 from compute import Config
 from compute.errors import ConfigurationError, Corrupt, KeyNotFound, TaskExpired
 from registry.entry import encode_json
-from registry.store import ObjectStore, open_store
+from registry.storage import open_store
+from registry.store import ObjectStore
 from registry.task_record import TaskRecord
 
 INLINE_BYTES = 4096

@@ -15,7 +15,7 @@ from registry.catalog import ModelCatalog
 from registry.changes import KINDS, START, Change, changes_of, parse_position, read_changes
 from registry.models import Draft, new_id
 from registry.records import Artifact
-from registry.store import open_store
+from registry.storage import open_store
 
 AT = "2026-01-02T00:00:00+00:00"
 

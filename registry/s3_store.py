@@ -1,0 +1,194 @@
+"""An object store on S3, or on a server that speaks its protocol."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from compute.config import S3
+from compute.errors import KeyExists, KeyNotFound, StorageError
+from registry.s3_client import Refused, S3Client
+from registry.s3_transfer import RANGE, RangeReader, md5, read_body, upload
+from registry.store import StoredObject, check_key
+
+_ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+
+
+class S3Store:
+    """An object store in a bucket, under a prefix.
+
+    `create` is a conditional write (``If-None-Match: *``), which the server has to know: AWS, SeaweedFS, MinIO and
+    Ceph do. The bucket has to exist. An upload that dies with its process leaves its parts, which
+    nothing shows and a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes.
+
+    Parameters
+    ----------
+    uri : str
+        ``s3://bucket`` or ``s3://bucket/prefix``.
+    options : S3
+        How the server is reached; what is left out comes from AWS's own chain.
+    """
+
+    def __init__(self, uri: str, options: S3) -> None:
+        parts = urlsplit(uri)
+        prefix = parts.path.strip("/")
+        self._bucket = parts.netloc
+        self._prefix = f"{check_key(prefix)}/" if prefix else ""
+        self._uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
+        self._options = options
+        self._client = S3Client(options, self._uri)
+
+    @property
+    def uri(self) -> str:
+        """The place as an ``s3://`` URI."""
+        return self._uri
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes under the key."""
+        return self._client.run(self._get(key))
+
+    def open(self, key: str) -> BinaryIO:
+        """Open the bytes under the key for streaming; a few ranges of them are fetched ahead."""
+        place = self._place(key)
+        try:
+            reader = RangeReader(self._client, place["Bucket"], place["Key"])
+        except Refused as error:
+            raise self._translated("read", key, error) from error
+        return cast("BinaryIO", io.BufferedReader(reader, buffer_size=min(RANGE, max(reader.size, 1))))
+
+    def size(self, key: str) -> int:
+        """Return the number of bytes under the key."""
+        return self.stat(key).size
+
+    def stat(self, key: str) -> StoredObject:
+        """Return size and time of the bytes under the key."""
+        answer = self._client.run(self._ask("read", key, "head_object"))
+        return StoredObject(key, int(answer["ContentLength"]), answer["LastModified"].timestamp())
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the bytes under the key into a file."""
+        with self.open(key) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, RANGE)
+
+    def local_path(self, key: str) -> Path | None:
+        """Return None: the bytes are not on this machine."""
+        check_key(key)
+        return None
+
+    def put(self, key: str, data: bytes | Iterable[bytes]) -> None:
+        """Store bytes, or a stream of chunks, under the key."""
+        place = self._place(key)
+        upload(self._client, place["Bucket"], place["Key"], (data,) if isinstance(data, bytes) else data)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Store the bytes unless the key is taken."""
+        self._client.run(self._create(key, data))
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        """Give the keys that start with the prefix, in order."""
+        return (found.key for found in self.scan(prefix, after))
+
+    def scan(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
+        """Give what `list` gives, with sizes and times."""
+        parent = prefix.rpartition("/")[0]
+        if parent:
+            check_key(parent)
+        # Not every server lists in the order of code points, as AWS does; SeaweedFS goes folder by folder.
+        return iter(sorted(self._client.run(self._scan(prefix, after))))
+
+    def delete(self, key: str) -> None:
+        """Remove the key if it is there."""
+        self._client.run(self._ask("delete", key, "delete_object"))
+
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+
+    async def _create(self, key: str, data: bytes) -> None:
+        place = self._place(key)
+
+        async def attempt() -> bool:
+            try:
+                await self._client.request("put_object", **place, Body=data, IfNoneMatch="*", ContentMD5=md5(data))
+            except Refused as error:
+                if error.status != 412:
+                    raise
+                return False
+            return True
+
+        unknown: StorageError | None = None
+        try:
+            if await self._client.insist("write", place["Key"], attempt):
+                return
+        except Refused as error:
+            raise self._translated("write", key, error) from error
+        except StorageError as error:
+            unknown = error
+        # The key is taken: by another, or by a request of ours whose answer was lost (the HTTP client beneath repeats
+        # some by itself). Or no answer came at all. What lies there now tells.
+        try:
+            found = await self._get(key)
+        except KeyNotFound:
+            found = None
+        if found == data:
+            return
+        if found is None and unknown is not None:
+            raise StorageError(
+                f"{unknown.detail}; it is not there now, and may yet appear",
+                hint=unknown.hint,
+                context=unknown.context,
+            ) from unknown
+        raise KeyExists(f"the store {self._uri} has something under {key!r}", context={"key": key})
+
+    async def _get(self, key: str) -> bytes:
+        place = self._place(key)
+
+        async def attempt() -> bytes:
+            return await read_body(await self._client.request("get_object", **place))
+
+        try:
+            return await self._client.insist("read", place["Key"], attempt)
+        except Refused as error:
+            raise self._translated("read", key, error) from error
+
+    async def _ask(self, verb: str, key: str, method: str) -> Any:
+        place = self._place(key)
+
+        async def attempt() -> Any:
+            return await self._client.request(method, **place)
+
+        try:
+            return await self._client.insist(verb, place["Key"], attempt)
+        except Refused as error:
+            raise self._translated(verb, key, error) from error
+
+    async def _scan(self, prefix: str, after: str) -> Sequence[StoredObject]:
+        arguments = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        if after:
+            arguments["StartAfter"] = self._prefix + after
+
+        async def page() -> Any:
+            return await self._client.request("list_objects_v2", **arguments)
+
+        found: deque[StoredObject] = deque()
+        while True:
+            try:
+                answer = await self._client.insist("list", arguments["Prefix"], page)
+            except Refused as error:
+                raise self._client.failure("list", arguments["Prefix"], error) from error
+            found.extend(
+                StoredObject(item["Key"][len(self._prefix) :], item["Size"], item["LastModified"].timestamp())
+                for item in answer.get("Contents", ())
+            )
+            if not answer.get("IsTruncated"):
+                return found
+            arguments["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def _translated(self, verb: str, key: str, error: Refused) -> StorageError:
+        if error.code in _ABSENT:
+            return KeyNotFound(f"the store {self._uri} has nothing under {key!r}", context={"key": key})
+        return self._client.failure(verb, key, error)
