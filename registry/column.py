@@ -115,8 +115,9 @@ class ScalarColumn:
 
     def _among(self, values: Sequence[Any], count: int) -> Mask:
         numbers = [number for value in values if (number := self._number(value)) is not None]
-        codes = [code for value in values if (code := self._codes_of.get(_key(value))) is not None]
-        mask: Mask = np.isin(self._codes[:count], codes)
+        fitting = np.zeros(len(self._values), np.bool_)
+        fitting[[code for value in values if (code := self._codes_of.get(_key(value))) is not None]] = True
+        mask: Mask = fitting[self._codes[:count]]
         if numbers:
             mask |= np.isin(self._numbers[:count], numbers)
         return mask

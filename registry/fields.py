@@ -61,7 +61,7 @@ def holds(operator: str, value: Any) -> Callable[[Any], bool]:
             else isinstance(found, str) and isinstance(value, str) and value in found
         )
     compare, kind = ORDERINGS[operator], _kind(value)
-    return lambda found: _kind(found) == kind and compare(found, value)
+    return lambda found: kind is not None and _kind(found) == kind and compare(found, value)
 
 
 def sort_key(value: Any) -> tuple[int, Any]:
@@ -81,9 +81,9 @@ def sort_key(value: Any) -> tuple[int, Any]:
     return LACKING, 0
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Any) -> str | None:
     if isinstance(value, bool) or value is None:
-        return "none with an order"
+        return None  # they have no order
     if isinstance(value, int | float):
         return "number"
     return type(value).__name__

@@ -25,7 +25,7 @@ from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 
 from compute.errors import InvalidField
-from registry.fields import FIELDS, LISTS, NUMBERS, OBJECTS, TEXTS, TIMES, Path
+from registry.fields import FIELDS, LISTS, NUMBERS, OBJECTS, ORDERINGS, TEXTS, TIMES, Path
 
 MAX_QUERY = 4_000
 MAX_DEPTH = 32
@@ -253,6 +253,8 @@ class _Parser:
             self._refuse_at(start.position, f'"contains" after {name}, which is a list', operator)
         if name in OBJECTS and len(path) == 1:
             self._refuse_at(start.position, f"a value in {name}, such as {name}.x", name)
+        if operator in ORDERINGS and (isinstance(value, bool) or value is None):
+            self._refuse_at(start.position, f"a number, a text or a date after {operator}", json.dumps(value))
         if expected is not None and (isinstance(value, bool) or not isinstance(value, expected[1])):
             self._refuse_at(start.position, f"{expected[0]} to compare {name} with", json.dumps(value, default=str))
 

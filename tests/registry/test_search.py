@@ -5,18 +5,22 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from compute.errors import InvalidField
 from registry import ModelRecord
 from registry.columns import Columns
-from registry.fields import holds, read_field, sort_key
+from registry.fields import LACKING, holds, read_field, sort_key
+from registry.models import ModelTable
 from registry.query import Comparison, Group, Negation, Node, parse, parse_field
 from registry.records import Artifact
+from registry.search import search
 
 NOW = datetime.datetime(2026, 6, 1, 12, tzinfo=datetime.UTC)
 
@@ -152,6 +156,8 @@ def test_queries_that_do_not(query: str) -> None:
         ("tags contains 3", 0, "text to compare"),
         ('version = "3"', 0, "a number to compare"),
         ("version = true", 0, "a number"),
+        ("metadata.x < null", 0, "a number, a text or a date after <"),
+        ("metadata.x >= true", 0, "a number, a text or a date after >="),
         ("created_at > 5", 0, "a date"),
         ("created_at > 2026-13-01", 13, "a date such as"),
         ("metrics < 3", 0, "a value in metrics"),
@@ -263,3 +269,204 @@ def test_fields_to_sort_by() -> None:
 def test_any_values_have_an_order(values: list[Any]) -> None:
     keys = [sort_key(value) for value in sorted(values, key=sort_key)]
     assert all(first <= second for first, second in itertools.pairwise(keys))
+
+
+# The columns of a table against the language itself, one record at a time, whatever happened to the table before.
+
+VALUES = st.sampled_from([None, True, False, 0, 1, 1.0, -2.5, 2**60, 2**60 + 1, 1e300, "x", "y", "", "xy", [1], ["x"]])
+CONDITIONS = st.one_of(
+    st.builds(
+        Comparison,
+        st.sampled_from([("metadata", "a"), ("metadata", "b"), ("metadata", "a", "b"), ("lineage", "a")]),
+        st.sampled_from(["=", "!=", "<", "<=", ">", ">=", "contains"]),
+        VALUES.filter(lambda value: not isinstance(value, list)),
+    ),
+    st.builds(
+        Comparison,
+        st.just(("metadata", "a")),
+        st.just("in"),
+        st.lists(VALUES.filter(lambda value: not isinstance(value, list)), min_size=1, max_size=3).map(tuple),
+    ),
+    st.builds(
+        Comparison,
+        st.sampled_from([("metrics", "rmse"), ("version",), ("revision",), ("metrics", "group", "rmse")]),
+        st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
+        st.sampled_from([0, 1, 2, 1.5, -1, 10**30, -(10**400)]),
+    ),
+    st.builds(
+        Comparison,
+        st.sampled_from([("created_at",), ("updated_at",)]),
+        st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
+        st.integers(0, 6).map(lambda hours: NOW + datetime.timedelta(hours=hours)),
+    ),
+    st.builds(
+        Comparison,
+        st.sampled_from([("name",), ("model_type",), ("status",), ("model_id",)]),
+        st.sampled_from(["=", "!=", "<", "contains"]),
+        st.sampled_from(["a", "b", "active", "archived", "m-1", "t"]),
+    ),
+    st.builds(Comparison, st.sampled_from([("tags",), ("aliases",)]), st.just("contains"), st.sampled_from(["x", "y"])),
+)
+QUERIES = st.recursive(
+    CONDITIONS,
+    lambda inner: (
+        st.builds(Negation, inner)
+        | st.builds(Group, st.sampled_from(["and", "or"]), st.lists(inner, min_size=1, max_size=3).map(tuple))
+    ),
+    max_leaves=5,
+)
+SORTS = st.sampled_from(
+    ["metrics.rmse", "-metrics.rmse", "metadata.a", "-metadata.a", "name", "-name", "-created_at", "updated_at", "tags"]
+)
+
+
+class Columned(RuleBasedStateMachine):
+    """A table, whose columns are asked for at any time between its changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = ModelTable()
+        self.count = 0
+
+    def now(self) -> str:
+        self.count += 1
+        return (NOW + datetime.timedelta(minutes=30 * self.count)).isoformat()
+
+    @rule(
+        name=st.sampled_from(["a", "b"]),
+        tags=st.sets(st.sampled_from(["x", "y"])),
+        rmse=st.none() | st.sampled_from([0.0, 1.0, 1.5, 2.0]),
+        a=VALUES,
+    )
+    def register(self, name: str, tags: set[str], rmse: float | None, a: Any) -> None:
+        known = self.table.names.get(name)
+        at = datetime.datetime.fromisoformat(self.now())
+        metrics = {} if rmse is None else {"rmse": rmse, "group": {"rmse": rmse}}
+        model = record(
+            model_id=f"m-{self.count}", name=name, version=1 if known is None else known.newest + 1, aliases=(),
+            tags=tuple(sorted(tags)), metrics=metrics, metadata={"a": a}, lineage={"a": a}, created_at=at,
+            updated_at=at,
+        )  # fmt: skip
+        self.table.apply(
+            {"kind": "registered", "record": model.model_dump(mode="json"), "key": None, "fingerprint": None}
+        )
+
+    def change(self, kind: str, model_id: str, **fields: Any) -> None:
+        at = self.now()
+        self.table.apply({"kind": kind, "model_id": model_id, "at": at, "change": at, **fields})
+
+    @precondition(lambda self: self.table.records)
+    @rule(data=st.data(), a=VALUES, tags=st.lists(st.sampled_from(["x", "y", "z"]), unique=True))
+    def update(self, data: st.DataObject, a: Any, tags: list[str]) -> None:
+        model_id = data.draw(st.sampled_from(sorted(self.table.records)))
+        self.change("updated", model_id, fields={"metadata": {"a": a, "b": a}, "tags": tags})
+
+    @precondition(lambda self: self.table.records)
+    @rule(data=st.data(), alias=st.sampled_from(["x", "y"]))
+    def point(self, data: st.DataObject, alias: str) -> None:
+        model = self.table.records[data.draw(st.sampled_from(sorted(self.table.records)))]
+        self.change("aliased", model.model_id, name=model.name, alias=alias, version=model.version)
+
+    @precondition(lambda self: self.table.records)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        self.change("deleted", data.draw(st.sampled_from(sorted(self.table.records))))
+
+    @precondition(lambda self: self.table.deleted)
+    @rule(data=st.data(), purge=st.booleans())
+    def restore_or_purge(self, data: st.DataObject, purge: bool) -> None:
+        model_id = data.draw(st.sampled_from(sorted(self.table.deleted)))
+        if purge:
+            self.table.apply({"kind": "purged", "model_id": model_id, "key": None})
+        else:
+            self.change("restored", model_id)
+
+    def expected(self, node: Node) -> list[ModelRecord]:
+        """Those that fit, the one registered last first."""
+        fitting = [model for model in self.table.records.values() if fits(node, model)]
+        return sorted(fitting, key=lambda model: -self.table.order[model.model_id])
+
+    @rule(node=QUERIES)
+    def select(self, node: Node) -> None:
+        columns = self.table.columns
+        found = [columns.record(row) for row in columns.select(node).tolist()]
+        assert found == self.expected(node)[::-1]
+
+    @rule(node=QUERIES)
+    def decide(self, node: Node) -> None:
+        """A fork takes changes without those of the table being disturbed, and nothing that is asked for in it."""
+        fork = self.table.fork()
+        for model_id in list(fork.records)[:2]:
+            fork.apply({"kind": "deleted", "model_id": model_id, "at": NOW.isoformat(), "change": "c"})
+        self.select(node)
+
+    @rule(sort=st.none() | SORTS, limit=st.integers(1, 3), status=st.sampled_from(["", 'name = "a"']))
+    def page(self, sort: str | None, limit: int, status: str) -> None:
+        ordered = self.expected(parse(status))
+        if sort is not None:
+            path = parse_field(sort.removeprefix("-"))
+            keyed = [(sort_key(read_field(model, path)), model) for model in ordered]
+            present = [pair for pair in keyed if pair[0][0] != LACKING]
+            present.sort(key=lambda pair: pair[0], reverse=sort.startswith("-"))
+            ordered = [pair[1] for pair in present] + [pair[1] for pair in keyed if pair[0][0] == LACKING]
+        found: list[ModelRecord] = []
+        cursor = None
+        while True:
+            page = search(status, sort, limit, cursor)(self.table)
+            found.extend(page.models)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            assert len(page.models) == limit
+        assert found == ordered
+
+    @rule(
+        writer=st.randoms(use_true_random=False), sort=st.sampled_from([None, "metrics.rmse", "-name", "-created_at"])
+    )
+    def page_while_writes_go_on(self, writer: random.Random, sort: str | None) -> None:
+        """Models whose place in the order does not change are found once, in order, and none that fits is left out."""
+        before, found, cursor = set(self.table.records), list[ModelRecord](), None
+        while True:
+            page = search("", sort, 2, cursor)(self.table)
+            found.extend(page.models)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            if self.count % 3 == 0:
+                self.register(writer.choice("ab"), {"x"}, writer.choice([None, 0.0, 1.0, 2.0]), 1)
+            elif self.table.records:
+                model_id = writer.choice(sorted(self.table.records))
+                if self.count % 3 == 1:
+                    self.change("deleted", model_id)
+                else:
+                    self.change("updated", model_id, fields={"metadata": {"a": 2}})
+        ids = [model.model_id for model in found]
+        assert len(ids) == len(set(ids))
+        assert before & set(self.table.records) <= set(ids)
+        numbers = [self.table.order.get(model_id, 0) for model_id in ids]
+        if sort in (None, "-created_at"):
+            assert numbers == sorted(numbers, reverse=True)
+
+
+Columned.TestCase.settings = settings(max_examples=300, stateful_step_count=20, deadline=None)
+TestColumns = Columned.TestCase
+
+
+def test_a_query_has_at_most_64_comparisons() -> None:
+    assert parse(" or ".join(["version = 1"] * 64))
+    with pytest.raises(InvalidField, match="no more than 64 comparisons"):
+        parse(" or ".join(["version = 1"] * 65))
+
+
+def test_columns_do_not_grow_with_values_that_were_replaced() -> None:
+    model = record(metadata={"note": "0"})
+    columns = Columns({"m-1": model}, {"m-1": 1})
+    node = parse('metadata.note = "0"')
+    assert len(columns.select(node)) == 1
+    made = columns._columns["metadata", "note"]
+    for number in range(1, 3_000):
+        columns.put(record(metadata={"note": str(number)}), 1)
+    assert columns._columns.get(("metadata", "note")) is not made
+    for number in range(200):
+        columns.select(parse(f"metadata.x{number} = 1"))
+    assert len(columns._columns) <= 64
