@@ -144,6 +144,13 @@ class S3(_Section):
     read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes of an answer.")
 
 
+class Cache(_Section):
+    """Models from a remote store that this node keeps on its own disk, for all its processes."""
+
+    directory: str | None = Field(None, description="Private to its user; by default in the user's cache directory.")
+    max_bytes: Bytes = Field(10 * 2**30, description="Together; those used last stay. 0: nothing is kept.")
+
+
 class Storage(_Section):
     """Where all state lives, and where a person puts tables."""
 
@@ -151,6 +158,7 @@ class Storage(_Section):
     data_uri: str = Field("data", description="Where clients of the HTTP interface may read and write tables.")
     keep_deleted_days: float = Field(30, ge=0, description="How long a deleted model can be restored.")
     s3: S3 = S3()
+    cache: Cache = Cache()
 
 
 class Security(_Section):
@@ -165,6 +173,9 @@ class Security(_Section):
     allowed_uris: tuple[str, ...] = Field((), description="URI prefixes, besides `storage.data_uri`, clients may name.")
     max_body: Bytes = Field(64 * 2**20, description="Largest request body, uploads aside.")
     max_upload: Bytes = Field(10 * 2**30, description="Largest model upload.")
+    custom_formats: tuple[str, ...] = Field(
+        (), description="Installed formats of models, besides our own, whose code may be loaded."
+    )
 
 
 class Config(BaseSettings):
@@ -214,8 +225,8 @@ def load_config(path: str | os.PathLike[str] | None = None) -> Config:
     Returns
     -------
     Config
-        With ``storage.uri`` and ``storage.data_uri`` made absolute: directories are relative to the file's folder,
-        or to the working directory when there is no file.
+        With ``storage.uri``, ``data_uri`` and ``cache.directory`` made absolute: they are relative to the folder of the
+        file, or to the working directory when there is no file.
 
     Raises
     ------
@@ -238,7 +249,10 @@ def load_config(path: str | os.PathLike[str] | None = None) -> Config:
     except ValidationError as error:
         raise _explain(error, file if values else None) from None
     base = file.parent if values else Path()
-    absolute = {key: _absolute(getattr(config.storage, key), base) for key in ("uri", "data_uri")}
+    absolute: dict[str, Any] = {key: _absolute(getattr(config.storage, key), base) for key in ("uri", "data_uri")}
+    if (cache := config.storage.cache).directory is not None:
+        directory = (base / Path(cache.directory).expanduser()).absolute()
+        absolute["cache"] = cache.model_copy(update={"directory": str(directory)})
     return config.model_copy(update={"storage": config.storage.model_copy(update=absolute)})
 
 

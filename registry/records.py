@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from registry.signature import Signature
 
 Status = Literal["active", "deprecated", "archived"]
-Format = Literal["xgboost-ubj", "lightgbm-text", "sklearn-skops"]
+# xgboost-ubj, lightgbm-text, sklearn-skops, onnx, or a custom one: records outlive the plugin that their model needs.
+Format = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 Metrics = dict[str, "float | dict[str, float]"]
 
 
