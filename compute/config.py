@@ -173,6 +173,24 @@ class Security(_Section):
     allowed_uris: tuple[str, ...] = Field((), description="URI prefixes, besides `storage.data_uri`, clients may name.")
     max_body: Bytes = Field(64 * 2**20, description="Largest request body, uploads aside.")
     max_upload: Bytes = Field(10 * 2**30, description="Largest model upload.")
+    webhook_hosts: tuple[str, ...] = Field(
+        (), description="Names, addresses and networks that webhooks may be sent to; private addresses only if here."
+    )
+    webhook_days: float = Field(3, ge=0, description="Days of nothing but failures after which a webhook is disabled.")
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            # A colon is in addresses of version 6; a port or a scheme is what people write by mistake.
+            if not re.fullmatch(
+                r"[A-Za-z0-9._-]+(/\d{1,3})?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?(/\d{1,3})?", host
+            ):
+                raise ValueError(
+                    f"{host!r}: expected a name, an address, or a network such as 10.0.0.0/8; no scheme or port"
+                )
+        return hosts
+
     custom_formats: tuple[str, ...] = Field(
         (), description="Installed formats of models, besides our own, whose code may be loaded."
     )

@@ -267,6 +267,12 @@ class ModelNotFound(ComputeError):
     code, status, title = "model-not-found", 404, "No such model"
 
 
+class WebhookNotFound(ComputeError):
+    """No webhook has this id."""
+
+    code, status, title = "webhook-not-found", 404, "No such webhook"
+
+
 class Conflict(ComputeError):
     """The change contradicts what is there."""
 

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -111,7 +112,7 @@ class _Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         self.head = scope["method"] == "HEAD"
         # A copy: the server keeps the original to know, for one, that a HEAD has no body.
-        self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.request_id}}
+        self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.request_id, "head": self.head}}
         if self.head:
             self.scope["method"] = "GET"
         if scope["path"] == scope.get("root_path", ""):
@@ -154,8 +155,10 @@ class _Exchange:
         if self.origin and self.scope["method"] == "OPTIONS" and "access-control-request-method" in self.headers:
             return Response(status_code=204, headers=preflight_headers(self.origin))
         needed, upload = self.door._policy.of(self.scope)
-        self.token = await self.door.authorize(self.headers.getlist("authorization"), needed)
-        self.scope["state"]["token"] = self.token
+        authorize = partial(self.door.authorize, self.headers.getlist("authorization"), needed)
+        self.token = await authorize()
+        # An answer that takes hours asks again on its way whether the token still holds.
+        self.scope["state"].update(token=self.token, still_allowed=authorize)
         self.limit = security.max_upload if upload else security.max_body
         announced = self.headers.get("content-length", "0")
         if not announced.isdecimal():

@@ -41,6 +41,9 @@ class ModelsAppArgs(ReplicaArgs):
     cache_bytes: Bytes = Field(2 * 2**30, description="Artifacts whose models a replica holds, together.")
     cache_models: int = Field(200, ge=1, description="Models that a replica holds.")
     threads: int = Field(1, ge=1, description="Threads of one prediction.")
+    max_streams: int = Field(
+        64, ge=0, description="Clients that follow a replica's events at once, besides max_ongoing_requests."
+    )
     preload: list[Literal["xgboost", "lightgbm", "sklearn"]] = Field(
         [],
         description="Libraries that a replica imports as it starts, which the first prediction then need not wait for.",
@@ -58,6 +61,7 @@ class Models:
 
     def __init__(self, args: ModelsAppArgs) -> None:
         log_to_stderr()
+        self._args = args
         self._config = load_config(args.config_path)
         self._registry = get_model_registry(self._config)
         threading.Thread(target=_import, args=(args.preload,), name="preload", daemon=True).start()
@@ -67,7 +71,7 @@ class Models:
 
     def __serve_build_asgi_app__(self) -> Application:
         """Return the ASGI application; Serve calls this once, in the replica's loop."""
-        return models_api(self._registry, self._scorer, self._config)
+        return models_api(self._registry, self._scorer, self._config, self._args.max_streams)
 
     async def predict(self, model_ref: str, rows: Rows, proba: bool = False) -> dict[str, Any]:
         """Predict raw rows, for handle calls; as `Scorer.predict`."""
@@ -84,4 +88,6 @@ def _import(libraries: list[str]) -> None:
 
 def build(args: ModelsAppArgs) -> "ServeApplication":
     """Return the application for Serve."""
+    # Streams stay for hours and do nothing: they take no place from those who want an answer.
+    args = args.model_copy(update={"max_ongoing_requests": args.max_ongoing_requests + args.max_streams})
     return serve_application(Models, args, load_config(args.config_path).scaling)

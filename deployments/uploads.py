@@ -1,23 +1,25 @@
-"""A multipart upload, streamed: the file goes to the disk piece by piece, never whole into memory.
+"""Uploads, streamed: the file goes to the disk piece by piece, never whole into memory.
 
-Starlette's own form parser also streams, but into a file without a name, which would have to be copied to be
-registered.
+Two ways: the file as the body, with its fields in the query; or a multipart form. Starlette's own form parser also
+streams, but into a file without a name, which would have to be copied to be registered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from compute.errors import BadRequest, InvalidField, PayloadTooLarge
+from compute.errors import BadRequest, InvalidField, PayloadTooLarge, StorageError
+from deployments.digests import ContentDigest
+from deployments.spool import spooled_file
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -38,51 +40,75 @@ class Upload:
     fields: dict[str, list[str]]
 
 
+class _Receiver(Protocol):
+    """Takes the body in pieces."""
+
+    size: int
+    fields: dict[str, list[str]]
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 @asynccontextmanager
 async def receive_upload(request: Request) -> AsyncIterator[Upload]:
-    """Receive a form with one part named ``file`` and text fields; the file is removed at the end.
+    """Receive a file as ``application/octet-stream``, or a form with one part named ``file`` and text fields.
 
-    Its name as the client gave it is not used for anything.
+    The file is removed at the end, and its name as the client gave it is not used for anything.
 
     Raises
     ------
     BadRequest
-        When the body is not such a form.
+        When the body is neither, or not the one that ``Content-Digest`` promises.
     """
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not 0 < len(boundary) <= 256:
-        raise BadRequest(
-            "the body is not a multipart form",
-            hint="Send multipart/form-data, as `curl -F file=@model.ubj -F model_type=xgboost` does.",
-        )
-    with tempfile.NamedTemporaryFile(prefix="upload-") as file:
-        form = _Form(file.file)
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": form.begin,
-                "on_header_field": form.header_field,
-                "on_header_value": form.header_value,
-                "on_header_end": form.header_end,
-                "on_headers_finished": form.headers_finished,
-                "on_part_data": form.data,
-                "on_part_end": form.end,
-                "on_end": form.finish,
-            },
-        )
+    digest = ContentDigest(request.headers.getlist("content-digest"))
+    with spooled_file() as file:
+        receiver = _receiver(request, file)
+
+        def write(chunk: bytes) -> None:
+            digest.update(chunk)
+            receiver.write(chunk)
+
         try:
             async for chunk in _chunks(request):
                 # In a thread: the disk may be slow, and the loop has other requests.
-                await asyncio.to_thread(parser.write, chunk)
+                await asyncio.to_thread(write, chunk)
             await asyncio.to_thread(file.flush)
         except FormParserError as error:
             raise BadRequest(f"the multipart form cannot be read: {error}") from None
-        if not form.complete:
-            raise BadRequest("the multipart form ends before its last boundary")
-        if not form.has_file:
-            raise InvalidField(f"the form has no part {FILE_FIELD!r} with a file", context={"field": FILE_FIELD})
-        yield Upload(Path(file.name), form.size, form.fields)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageError(
+                "the upload does not fit on the server's disk",
+                hint="The operator frees space, or sets TMPDIR to a larger disk for the models application.",
+            ) from error
+        receiver.finish()
+        digest.check()
+        yield Upload(Path(file.name), receiver.size, receiver.fields)
+
+
+def _receiver(request: Request, file: IO[bytes]) -> _Receiver:
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary", b"")
+    if kind == b"multipart/form-data" and 0 < len(boundary) <= 256:
+        return _Form(file, boundary)
+    if kind == b"application/octet-stream":
+        return _Body(file, _query_fields(request))
+    raise BadRequest(
+        "the body is neither a file nor a multipart form",
+        hint="Send application/octet-stream with the fields in the query, as `curl -T model.ubj -X POST -H "
+        "'Content-Type: application/octet-stream' '.../upload?model_type=xgboost'` does; or multipart/form-data, as "
+        "`curl -F file=@model.ubj -F model_type=xgboost` does.",
+    )
+
+
+def _query_fields(request: Request) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        fields.setdefault(name, []).append(value)
+    return fields
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -100,10 +126,27 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 @dataclass
-class _Form:
-    """The parser's callbacks: which part it is in, and what of it has come."""
+class _Body:
+    """A body that is the file."""
 
     file: IO[bytes]
+    fields: dict[str, list[str]]
+    size: int = 0
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.size += len(data)
+
+    def finish(self) -> None:
+        """Do nothing: the server itself refuses a body that is shorter than announced."""
+
+
+@dataclass
+class _Form:
+    """A multipart form, and the parser's callbacks: which part it is in, and what of it has come."""
+
+    file: IO[bytes]
+    boundary: bytes
     fields: dict[str, list[str]] = field(default_factory=dict)
     size: int = 0
     has_file: bool = False
@@ -115,6 +158,30 @@ class _Form:
     _header_text: bytearray = field(default_factory=bytearray)
     _disposition: bytes = b""
     _count: int = 0
+
+    def __post_init__(self) -> None:
+        self._parser = MultipartParser(
+            self.boundary,
+            {
+                "on_part_begin": self.begin,
+                "on_header_field": self.header_field,
+                "on_header_value": self.header_value,
+                "on_header_end": self.header_end,
+                "on_headers_finished": self.headers_finished,
+                "on_part_data": self.data,
+                "on_part_end": self.end,
+                "on_end": self.last_boundary,
+            },
+        )
+
+    def write(self, data: bytes) -> None:
+        self._parser.write(data)
+
+    def finish(self) -> None:
+        if not self.complete:
+            raise BadRequest("the multipart form ends before its last boundary")
+        if not self.has_file:
+            raise InvalidField(f"the form has no part {FILE_FIELD!r} with a file", context={"field": FILE_FIELD})
 
     def begin(self) -> None:
         self._disposition = b""
@@ -171,7 +238,7 @@ class _Form:
             raise InvalidField(f"the field {self._name[:80]!r} is not UTF-8", context={"field": self._name}) from None
         self.fields.setdefault(self._name, []).append(text)
 
-    def finish(self) -> None:
+    def last_boundary(self) -> None:
         self.complete = True
 
     def _check_header(self) -> None:

@@ -1,5 +1,8 @@
 """What is kept: the object store, the journal, models and durable tasks."""
 
+from registry.artifacts import ArtifactStore
+from registry.changes import KINDS as CHANGE_KINDS
+from registry.changes import Change, ChangePage
 from registry.client import ModelRegistry, get_model_registry
 from registry.collection import CollectionReport
 from registry.encoding import encode
@@ -16,9 +19,15 @@ from registry.store import ObjectStore, StoredObject
 from registry.task_client import TaskRegistry, get_task_registry
 from registry.task_record import TaskRecord
 from registry.task_work import TaskContext
+from registry.webhook_client import WebhookRegistry, get_webhooks
+from registry.webhooks import Webhook
 
 __all__ = [
+    "CHANGE_KINDS",
     "Artifact",
+    "ArtifactStore",
+    "Change",
+    "ChangePage",
     "CollectionReport",
     "Column",
     "DeletedModel",
@@ -37,9 +46,12 @@ __all__ = [
     "TaskContext",
     "TaskRecord",
     "TaskRegistry",
+    "Webhook",
+    "WebhookRegistry",
     "capture_signature",
     "encode",
     "get_model_registry",
     "get_task_registry",
+    "get_webhooks",
     "open_store",
 ]
