@@ -2,8 +2,17 @@
 
 Each entry is created under the next number with `ObjectStore.create`, which exactly one writer wins. Who loses reads
 what won, decides again against the state as it now is, and tries the number after it. So all writers agree on one
-order of events, and every decision was made against the state right before it: writes are linearizable, and reads
-too, for they look for newer entries first. Commands that arrive while a write is under way share the next entry.
+order of events, and every decision was made against the state right before it. Commands that arrive while a write is
+under way share the next entry.
+
+What a caller may rely on:
+
+- Writes are strictly serializable: there is one order of all events, that of the log, each write was decided against
+  all events before it, and it lies between call and return of `Journal.execute`. So does a refusal.
+- Reads with ``read_staleness`` 0 are linearizable: they hold every write that was acknowledged, by whichever process,
+  before the read was called. With more, they may miss what others wrote in the last so many seconds.
+- In any case, reads of one journal hold its own writes and never go back in time.
+- A write that raised `StorageError` is in the log wholly or not at all, now or a little later.
 """
 
 from __future__ import annotations
@@ -16,13 +25,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from compute.errors import ComputeError, Corrupt, KeyExists, KeyNotFound, StorageError
+from compute.errors import ComputeError, Corrupt, KeyExists, KeyNotFound, PositionGone, StorageError
 from registry.entry import Event, decode_entry, decode_snapshot, encode_entry, encode_json, encode_snapshot
 from registry.store import ObjectStore, check_key
 
 logger = logging.getLogger(__name__)
 
 _MAX_BATCH = 512
+_POLL = 1.0
+"""Seconds from one look for what others wrote to the next, while somebody waits for it."""
 
 
 class State(Protocol):
@@ -69,6 +80,8 @@ class Journal(Generic[S]):
         Makes the empty state, ``S``.
     snapshot_every : int
         Entries from one snapshot to the next; snapshots only shorten the start.
+    read_staleness : float
+        Seconds; see `read`. A look costs 10 us in a directory, and a request on S3.
 
     Examples
     --------
@@ -88,12 +101,24 @@ class Journal(Generic[S]):
     5
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, empty: Callable[[], S], *, snapshot_every: int = 1000) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        empty: Callable[[], S],
+        *,
+        snapshot_every: int = 1000,
+        read_staleness: float = 0.0,
+    ) -> None:
         self._store = store
         self._prefix = check_key(prefix)
         self._snapshot_every = snapshot_every
+        self._read_staleness = read_staleness
         self._lock = threading.RLock()
         """Guards the state and its number; never held while writing."""
+        self._grown = threading.Condition(self._lock)
+        self._looked = time.monotonic()
+        """The state holds all that was in the log at this moment, at least."""
         self._turn = threading.Condition()
         self._queue: list[_Ticket] = []
         self._writing = False
@@ -113,13 +138,64 @@ class Journal(Generic[S]):
         query : callable
             Takes the state, which it must not change or keep.
         fresh : bool
-            Look for entries of other writers first: then the answer holds every write that any process was
-            acknowledged before this call. Without, it holds those of this journal and may be behind others.
+            Look for entries of other writers first, unless somebody did at most ``read_staleness`` seconds before this
+            call. Without, the state may be behind others for any time.
         """
+        called = time.monotonic()
         with self._lock:
             if fresh:
-                self._catch_up()
+                self._look(called - self._read_staleness)
             return query(self._state)
+
+    def entries(self, after: int, limit: int = 1000) -> list[tuple[int, list[Event]]]:
+        """Return what was written down after an entry, the oldest first.
+
+        Parameters
+        ----------
+        after : int
+            The number of an entry; 0 is before the first.
+        limit : int
+            So many at most.
+
+        Raises
+        ------
+        PositionGone
+            When the log does not go back so far, or not yet so far ahead.
+        """
+        called = time.monotonic()
+        with self._lock:
+            self._look(called)
+            newest = self._sequence
+        if not 0 <= after <= newest:
+            raise self._position_gone(after, newest)
+        found = []
+        for sequence in range(after + 1, min(newest, after + limit) + 1):
+            key = self._log_key(sequence)
+            try:
+                found.append((sequence, decode_entry(self._store.get(key), sequence, key)))
+            except KeyNotFound:
+                raise self._position_gone(after, newest) from None
+        return found
+
+    def wait(self, after: int, timeout: float) -> int:
+        """Wait until there is an entry after another, and return the number of the newest.
+
+        Own entries are seen at once, those of others within a second.
+
+        Parameters
+        ----------
+        after : int
+            The number of an entry.
+        timeout : float
+            Seconds; then the present number is returned.
+        """
+        deadline = time.monotonic() + timeout
+        with self._grown:
+            self._look(time.monotonic() - self._read_staleness)
+            while self._sequence <= after and (left := deadline - time.monotonic()) > 0:
+                if not self._grown.wait(min(left, _POLL)):
+                    self._look(time.monotonic())
+            return self._sequence
 
     def execute(self, command: Command[S, T]) -> T:
         """Decide, write down, make it so; returns the command's answer when its events are on the store.
@@ -169,10 +245,14 @@ class Journal(Generic[S]):
         return batch
 
     def _commit(self, batch: list[_Ticket]) -> None:
-        lost = 0
+        called, lost = time.monotonic(), 0
         while True:
             with self._lock:
                 events, encoded, outcomes = self._decide(batch)
+                if self._looked < called and not all(changes for changes, _, _ in outcomes):
+                    # Somebody is refused, or told that all is done: not because of a state that was.
+                    self._look(called)
+                    events, encoded, outcomes = self._decide(batch)
                 sequence = self._sequence + 1
             if sequence == lost:
                 raise StorageError(
@@ -182,23 +262,26 @@ class Journal(Generic[S]):
                 )
             if not events:
                 break
+            asked = time.monotonic()
             try:
                 self._store.create(self._log_key(sequence), encode_entry(sequence, encoded))
             except KeyExists:
                 logger.debug("event=lost_race prefix=%s sequence=%d", self._prefix, sequence)
                 lost = sequence
-                continue  # what won is read by the next decision
+                with self._lock:
+                    self._look(time.monotonic())
+                continue
             with self._lock:
                 if self._sequence < sequence:  # a reader of ours may have found the entry before us
                     self._apply(sequence, events)
+                    self._looked = max(self._looked, asked)
             break
-        for ticket, outcome in zip(batch, outcomes, strict=True):
-            ticket.settle(*outcome)
+        for ticket, (_, answer, error) in zip(batch, outcomes, strict=True):
+            ticket.settle(answer, error)
         self._maybe_snapshot()
 
     def _decide(self, batch: list[_Ticket]) -> tuple[list[Event], list[bytes], list[_Outcome]]:
-        """Run the commands one after another on a fork of the newest state."""
-        self._catch_up()
+        """Run the commands one after another on a fork of the state."""
         fork = self._state.fork()
         events: list[Event] = []
         encoded: list[bytes] = []
@@ -208,22 +291,27 @@ class Journal(Generic[S]):
                 decided, answer = ticket.command(fork)
                 lines = [encode_json(event) for event in decided]
             except Exception as error:  # noqa: BLE001  (it is raised to whoever gave the command, and to no one else)
-                outcomes.append((None, error))
+                outcomes.append((0, None, error))
                 continue
             for event in decided:
                 fork.apply(event)
             events.extend(decided)
             encoded.extend(lines)
-            outcomes.append((answer, None))
+            outcomes.append((len(decided), answer, None))
         return events, encoded, outcomes
 
-    def _catch_up(self) -> None:
+    def _look(self, since: float) -> None:
+        """Read what was added to the log, unless the state holds all that was there at this moment."""
+        if self._looked >= since:
+            return
         while True:
+            looked = time.monotonic()
             sequence = self._sequence + 1
             key = self._log_key(sequence)
             try:
                 data = self._store.get(key)
             except KeyNotFound:
+                self._looked = looked
                 return
             self._apply(sequence, decode_entry(data, sequence, key))
 
@@ -239,6 +327,8 @@ class Journal(Generic[S]):
                     context={"key": key},
                 ) from error
         self._sequence = sequence
+        with self._grown:
+            self._grown.notify_all()
 
     def _recover(self, empty: Callable[[], S]) -> tuple[S, int, int]:
         """Return the newest state, its number, and the number of the snapshot that it was read from."""
@@ -299,11 +389,19 @@ class Journal(Generic[S]):
             return
         logger.info("event=snapshot_written key=%s", key)
 
+    def _position_gone(self, after: int, newest: int) -> PositionGone:
+        return PositionGone(
+            f"the log of {self._prefix} cannot be followed from entry {after:,}; its newest is {newest:,}",
+            hint="What came next was compacted, or it is of another store: read the present state, and go on from it.",
+            context={"after": after, "newest": newest},
+        )
+
     def _log_key(self, sequence: int) -> str:
         return f"{self._prefix}/log/{sequence:020d}.json"
 
 
-_Outcome = tuple[Any, Exception | None]
+_Outcome = tuple[int, Any, Exception | None]
+"""How many events a command gave, and its answer or its error."""
 
 
 class _Ticket:
