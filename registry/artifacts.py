@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from compute import load_config
 from compute.errors import Corrupt, DataNotFound, KeyNotFound
+from registry.node_cache import NodeCache
 from registry.records import Artifact
 from registry.store import ObjectStore
 
@@ -18,12 +21,14 @@ _CHUNK = 1 << 20
 
 
 class ArtifactStore:
-    """Artifacts under ``blobs/sha256/<two digits>/<digest>``.
+    """Artifacts under ``blobs/sha256/<two digits>/<digest>``, with ``.<generation>`` after the first collection.
 
     Parameters
     ----------
     store : ObjectStore
         Where they lie.
+    cache : NodeCache, optional
+        Where `file` puts what lies on another machine; by default that of the configuration.
 
     Examples
     --------
@@ -35,17 +40,18 @@ class ArtifactStore:
     b'model'
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, cache: NodeCache | None = None) -> None:
         self._store = store
+        self._cache = cache
 
-    def write(self, data: bytes) -> Artifact:
-        """Store bytes, unless the very same are there."""
-        artifact = Artifact(digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size=len(data))
+    def write(self, data: bytes, generation: int = 0) -> Artifact:
+        """Store bytes, unless the very same are there; the generation is 0 until these bytes were collected."""
+        artifact = Artifact(digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size=len(data), generation=generation)
         if not self._intact(artifact):
             self._store.put(self.key(artifact), data)
         return artifact
 
-    def write_file(self, path: Path) -> Artifact:
+    def write_file(self, path: Path, generation: int = 0) -> Artifact:
         """Store the content of a file, a chunk at a time.
 
         Raises
@@ -59,7 +65,7 @@ class ArtifactStore:
                 for chunk in _chunks(file):
                     digest.update(chunk)
                     size += len(chunk)
-                artifact = Artifact(digest=f"sha256:{digest.hexdigest()}", size=size)
+                artifact = Artifact(digest=f"sha256:{digest.hexdigest()}", size=size, generation=generation)
                 if not self._intact(artifact):
                     file.seek(0)
                     # The stream raises when the bytes are others than before, and then nothing is stored.
@@ -92,10 +98,32 @@ class ArtifactStore:
         with file:
             yield from _verified(_chunks(file), artifact, f"{key} in {self._store.uri}")
 
+    @contextmanager
+    def file(self, artifact: Artifact) -> Iterator[Path]:
+        """Give a file with the bytes, for a library that reads from a path; it is there until the context ends.
+
+        On a directory it is the very file of the store, else one in the cache of this node.
+
+        Raises
+        ------
+        Corrupt
+            When the bytes are not what was written, or are gone.
+        """
+        path = self._store.local_path(self.key(artifact))
+        if path is not None:
+            for _ in self.stream(artifact):
+                pass
+            yield path
+            return
+        cache = self._cache if self._cache is not None else NodeCache.of(load_config())
+        with cache.file(artifact.digest, artifact.size, lambda: self.stream(artifact)) as cached:
+            yield cached
+
     def key(self, artifact: Artifact) -> str:
         """Return the key of an artifact."""
         digest = artifact.digest.removeprefix("sha256:")
-        return f"blobs/sha256/{digest[:2]}/{digest}"
+        generation = f".{artifact.generation}" if artifact.generation else ""
+        return f"blobs/sha256/{digest[:2]}/{digest}{generation}"
 
     def _intact(self, artifact: Artifact) -> bool:
         """Whether the artifact is there as it should be; a damaged one is written anew."""
