@@ -23,11 +23,8 @@ from registry.store import ObjectStore
 
 GRACE = 3600.0
 """Seconds that an artifact is left alone after it was written: its registration follows."""
-_ABANDONED = 24 * 3600.0
-"""Seconds after which an upload that was not finished is taken for given up."""
 _PURGED_AT_ONCE = 500
 _BLOBS = "blobs/"
-_UPLOADS = "uploads/"
 _KEY = re.compile(r"blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})(?:\.(?P<generation>[1-9][0-9]*))?")
 
 
@@ -38,8 +35,7 @@ class CollectionReport(BaseModel):
 
     models: int = Field(0, description="Deleted models whose time to be restored was over.")
     artifacts: int = Field(0, description="Artifacts that no model named, nor one that can be restored.")
-    uploads: int = Field(0, description="Uploads that were begun more than a day ago and never finished.")
-    bytes: int = Field(0, description="Of artifacts and uploads together.")
+    bytes: int = Field(0, description="Of these artifacts.")
     dry_run: bool = False
 
 
@@ -91,17 +87,11 @@ def collect(
     else:
         generations = journal.execute(lambda table: commands.condemn(table, newest))
     outdated = [blob for blob in blobs if blob.generation < generations[blob.digest]]
-    abandoned = [found for found in store.scan(_UPLOADS) if found.modified <= time.time() - _ABANDONED]
     if not dry_run:
-        for key in [*(blob.key for blob in outdated), *(found.key for found in abandoned)]:
-            store.delete(key)
-    return CollectionReport(
-        models=models,
-        artifacts=len(outdated),
-        uploads=len(abandoned),
-        bytes=sum(blob.size for blob in outdated) + sum(found.size for found in abandoned),
-        dry_run=dry_run,
-    )
+        for blob in outdated:
+            store.delete(blob.key)
+    freed = sum(blob.size for blob in outdated)
+    return CollectionReport(models=models, artifacts=len(outdated), bytes=freed, dry_run=dry_run)
 
 
 def _purge(journal: Journal[ModelTable], keep_deleted: timedelta) -> int:
