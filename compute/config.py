@@ -157,8 +157,18 @@ class Storage(_Section):
     uri: str = Field("state", description="A directory, `file://...` or `s3://bucket/prefix`.")
     data_uri: str = Field("data", description="Where clients of the HTTP interface may read and write tables.")
     keep_deleted_days: float = Field(30, ge=0, description="How long a deleted model can be restored.")
+    read_staleness: float | None = Field(
+        None, ge=0, description="Seconds for which a read may miss what another process wrote; null: as `staleness`."
+    )
     s3: S3 = S3()
     cache: Cache = Cache()
+
+    @property
+    def staleness(self) -> float:
+        """`read_staleness`; when it is left out, 0.2 s on S3, where a look costs a request, and else 0."""
+        if self.read_staleness is None:
+            return 0.2 if self.uri.startswith("s3:") else 0.0
+        return self.read_staleness
 
 
 class Security(_Section):

@@ -34,20 +34,30 @@ class ModelCatalog:
         Journal entries from one snapshot to the next.
     keep_deleted : timedelta
         How long a deleted model can be restored.
+    read_staleness : float
+        See `Journal`.
     """
 
     def __init__(
-        self, store: ObjectStore, snapshot_every: int = 1000, *, keep_deleted: timedelta = timedelta(days=30)
+        self,
+        store: ObjectStore,
+        snapshot_every: int = 1000,
+        *,
+        keep_deleted: timedelta = timedelta(days=30),
+        read_staleness: float = 0.0,
     ) -> None:
         self.store = store
         self.keep_deleted = keep_deleted
-        self.journal: Journal[ModelTable] = Journal(store, PREFIX, ModelTable, snapshot_every=snapshot_every)
+        self.journal: Journal[ModelTable] = Journal(
+            store, PREFIX, ModelTable, snapshot_every=snapshot_every, read_staleness=read_staleness
+        )
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """Open the catalog of a configuration."""
         storage = config.storage
-        return cls(open_store(storage.uri, config), keep_deleted=timedelta(days=storage.keep_deleted_days))
+        keep_deleted = timedelta(days=storage.keep_deleted_days)
+        return cls(open_store(storage.uri, config), keep_deleted=keep_deleted, read_staleness=storage.staleness)
 
     def register(self, draft: Draft) -> ModelRecord:
         """See `ModelRegistry.register_model`."""
