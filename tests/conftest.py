@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from compute.config import CONFIG_VARIABLE, ENV_PREFIX, Config, load_config
+from tests.seaweed import SeaweedServer
 
 # Inherited by every process the tests start: a worker must not read the configuration of whoever runs the tests.
 for _name in [name for name in os.environ if name == CONFIG_VARIABLE or name.startswith(ENV_PREFIX)]:
@@ -35,3 +36,14 @@ def ray_cluster() -> Iterator[str]:
     context = ray.init(address="local", num_cpus=4, namespace="tests", include_dashboard=False, log_to_driver=False)
     yield context.address_info["address"]
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    """One real S3 server for the whole session: starting one takes 4 s. Give each test a prefix of its own."""
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,20 @@ class ObjectStoreContract:
             assert file.read(3) == data[:3]
             assert file.read() == data[3:]
 
+    def test_sizes_times_and_files(self, store: ObjectStore, again: ObjectStore, tmp_path: Path) -> None:
+        before = time.time()
+        for number, key in enumerate(("a/1", "a/2", "b")):
+            store.put(key, b"x" * number)
+        assert [(found.key, found.size) for found in again.scan()] == [("a/1", 0), ("a/2", 1), ("b", 2)]
+        assert [found.key for found in again.scan("a/", after="a/1")] == ["a/2"]
+        assert again.stat("b") == next(iter(again.scan("b")))
+        # Whole seconds on S3, and a clock of its own.
+        assert before - 2 <= again.stat("b").modified <= time.time() + 2
+        again.download("b", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == b"xx"
+        local = again.local_path("b")
+        assert local is None or local.read_bytes() == b"xx"
+
     def test_put_replaces_and_create_does_not(self, store: ObjectStore, again: ObjectStore) -> None:
         store.put("key", b"one")
         store.put("key", b"two")
@@ -51,7 +67,7 @@ class ObjectStoreContract:
         store.create("key", b"two")
         assert store.get("key") == b"two"
 
-    def test_a_key_that_is_not_there(self, store: ObjectStore) -> None:
+    def test_a_key_that_is_not_there(self, store: ObjectStore, tmp_path: Path) -> None:
         store.put("a/b", b"")
         for key in ("a", "a/c", "b", "a/b/c"):
             with pytest.raises(KeyNotFound) as caught:
@@ -61,6 +77,10 @@ class ObjectStoreContract:
                 store.open(key)
             with pytest.raises(KeyNotFound):
                 store.size(key)
+            with pytest.raises(KeyNotFound):
+                store.stat(key)
+            with pytest.raises(KeyNotFound):
+                store.download(key, tmp_path / "file")
             store.delete(key)
         assert list(store.list()) == ["a/b"]
 
@@ -138,6 +158,8 @@ class ObjectStoreContract:
             store.get,
             store.open,
             store.size,
+            store.stat,
+            store.local_path,
             store.delete,
             lambda k: store.put(k, b""),
             lambda k: store.create(k, b""),

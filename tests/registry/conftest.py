@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from compute import Config
-from registry import ModelRegistry, get_model_registry
+from registry import ModelRegistry, ObjectStore, get_model_registry, open_store
 from registry.actor import NAMESPACE, actor_name
+from tests.seaweed import SeaweedServer
+
+
+@pytest.fixture(params=["directory", "s3"])
+def config(request: pytest.FixtureRequest, config: Config) -> Config:
+    """The shared configuration, its state in a directory and on S3: what takes it runs over both stores."""
+    if request.param == "directory":
+        return config
+    server: SeaweedServer = request.getfixturevalue("s3_server")
+    on_s3 = server.config(config, f"t-{uuid.uuid4().hex}")
+    # The tests of several processes ask at once for what another was just told.
+    return on_s3.model_copy(update={"storage": on_s3.storage.model_copy(update={"read_staleness": 0.0})})
+
+
+@pytest.fixture
+def store(config: Config) -> ObjectStore:
+    """The store of the configuration."""
+    return open_store(config.storage.uri, config)
 
 
 @pytest.fixture

@@ -1,0 +1,274 @@
+"""The object store on S3: the contract, what the server and the line to it can do to it, and its memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compute.config import S3
+from compute.errors import KeyExists, KeyNotFound, StorageError
+from registry import ObjectStore
+from registry.s3_store import S3Store
+from registry.s3_transfer import PART, RANGE
+from tests.contracts.object_store import ObjectStoreContract
+from tests.fault_proxy import FAULTS, Fault, FaultProxy, proxy
+from tests.seaweed import BUCKET, SeaweedServer
+
+
+@pytest.fixture
+def place() -> str:
+    return f"s3://{BUCKET}/t-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def store(s3_server: SeaweedServer, place: str) -> S3Store:
+    return S3Store(place, s3_server.options())
+
+
+@pytest.fixture
+def faulty(s3_server: SeaweedServer) -> Iterator[FaultProxy]:
+    with proxy(s3_server.endpoint_url) as made:
+        yield made
+
+
+class TestS3Store(ObjectStoreContract):
+    @pytest.fixture
+    def store(self, s3_server: SeaweedServer, place: str) -> ObjectStore:
+        return S3Store(place, s3_server.options())
+
+    @pytest.fixture
+    def again(self, s3_server: SeaweedServer, place: str) -> ObjectStore:
+        return S3Store(place, s3_server.options())
+
+
+@pytest.mark.parametrize("size", [RANGE - 1, RANGE, RANGE + 1, PART, PART + 1, 3 * PART + 17])
+def test_large_objects_go_in_parts_and_come_in_ranges(store: S3Store, tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    store.put("large", (data[start : start + 700_001] for start in range(0, size, 700_001)))
+    assert store.stat("large").size == size
+    store.download("large", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == data
+    with store.open("large") as file:
+        head, rest = file.read(5), file.read()
+    assert (head, rest) == (data[:5], data[5:])
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_refused(store: S3Store) -> None:
+    store.put("large", bytes(RANGE * 20))
+    with store.open("large") as file:
+        file.read(10)
+        store.put("large", b"\1" * (RANGE * 20))
+        with pytest.raises(StorageError, match="cannot read"):
+            file.read()
+
+
+def test_a_stream_that_breaks_after_many_parts_leaves_nothing(store: S3Store, s3_server: SeaweedServer) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield bytes(2 * PART)
+        raise RuntimeError("the client went away")
+
+    with pytest.raises(RuntimeError, match="went away"):
+        store.put("large", chunks())
+    assert list(store.list()) == []
+
+
+def test_many_keys_are_listed_page_by_page(store: S3Store) -> None:
+    threads = [
+        threading.Thread(target=lambda part=part: [store.put(f"log/{n:05d}", b"") for n in range(part, 1200, 8)])
+        for part in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(store.list("log/")) == [f"log/{number:05d}" for number in range(1200)]
+    assert list(store.list("log/", after="log/01150")) == [f"log/{number:05d}" for number in range(1151, 1200)]
+
+
+_CHILD = """
+import os, pickle, sys
+from registry.s3_store import S3Store
+store = S3Store(sys.argv[1], pickle.loads(bytes.fromhex(sys.argv[2])))
+store.put("parent", b"1")
+pid = os.fork()
+if pid == 0:
+    assert store.get("parent") == b"1"
+    store.put("child", b"2")
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert store.get("child") == b"2"
+"""
+
+
+def test_works_in_a_process_that_was_forked(s3_server: SeaweedServer, place: str) -> None:
+    options = pickle.dumps(s3_server.options()).hex()
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _CHILD, place, options], check=True, timeout=60)
+
+
+# What a person has to mend
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = S3Store("s3://b/p", S3(endpoint_url="http://127.0.0.1:9", access_key_id="a", secret_access_key="b"))
+    with pytest.raises(StorageError, match=r"cannot read 'p/key' at s3://b/p.*storage\.s3\.endpoint_url"):
+        store.get("key")
+
+
+def test_wrong_credentials_are_told_without_the_secret(s3_server: SeaweedServer, place: str) -> None:
+    right = s3_server.options()
+    for changes, hint in (
+        ({"secret_access_key": "not-the-secret"}, r"storage\.s3\.secret_access_key"),
+        ({"access_key_id": "nobody"}, r"storage\.s3\.access_key_id"),
+    ):
+        store = S3Store(place, S3(**{**right.model_dump(), **changes}))
+        with pytest.raises(StorageError, match=hint) as caught:
+            store.create("key", b"data")
+        assert "not-the-secret" not in f"{caught.value} {caught.value.context} {store._options!r}"
+        assert not isinstance(caught.value, KeyExists)
+
+
+def test_a_bucket_that_is_not_there_is_told(s3_server: SeaweedServer) -> None:
+    store = S3Store("s3://no-such-bucket/p", s3_server.options())
+    for call in (lambda: store.get("key"), lambda: store.open("key"), lambda: list(store.list())):
+        with pytest.raises(StorageError, match="Create the bucket") as caught:
+            call()
+        assert not isinstance(caught.value, KeyNotFound)
+
+
+# A line that breaks
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault_is_overcome(s3_server: SeaweedServer, faulty: FaultProxy, place: str, fault: Fault) -> None:
+    store = S3Store(place, s3_server.options(faulty.url))
+    seen: set[str] = set()
+
+    def first_of_each_kind(method: str, path: str) -> Fault | None:
+        kind = method + ("?" if "list-type" in path else "")
+        if kind in seen:
+            return None
+        seen.add(kind)
+        return fault
+
+    for name, call in {
+        "create": lambda: store.create("made", b"content of one writer"),
+        "get": lambda: store.get("made"),
+        "put": lambda: store.put("put", b"x" * 1000),
+        "large": lambda: store.put("large", [bytes(PART), b"end"]),
+        "open": lambda: store.open("large").read(),
+        "stat": lambda: store.stat("large"),
+        "list": lambda: list(store.list()),
+        "delete": lambda: store.delete("put"),
+    }.items():
+        seen.clear()
+        faulty.plan = first_of_each_kind
+        call()
+        faulty.plan = lambda _method, _path: None
+        assert seen, name
+    assert store.get("made") == b"content of one writer"
+    assert store.stat("large").size == PART + 3
+
+
+def test_a_server_that_stays_busy_is_an_error_that_tells_what_may_have_happened(
+    s3_server: SeaweedServer, faulty: FaultProxy, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.s3_client.TRIES", 2)
+    store = S3Store(place, s3_server.options(faulty.url))
+    faulty.plan = lambda method, _path: "busy" if method == "PUT" else None
+    with pytest.raises(StorageError, match=r"SlowDown.*may yet appear") as caught:
+        store.create("key", b"data")
+    assert caught.value.code == "storage-error"
+    faulty.plan = lambda method, _path: "lie" if method == "PUT" else None
+    store.create("other", b"data")  # it is there, whatever the server said
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_racing_creators_behind_a_bad_line_exactly_one_wins(
+    s3_server: SeaweedServer, faulty: FaultProxy, place: str, seed: int
+) -> None:
+    chance, lock = random.Random(seed), threading.Lock()
+
+    def now_and_then(_method: str, _path: str) -> Fault | None:
+        with lock:
+            return chance.choice(FAULTS) if chance.random() < 0.3 else None
+
+    faulty.plan = now_and_then
+    wins: dict[int, list[bytes]] = {key: [] for key in range(8)}
+    unknown: list[tuple[int, bytes]] = []
+
+    def race(writer: int) -> None:
+        store = S3Store(place, s3_server.options(faulty.url))
+        for key in wins:
+            data = f"{writer} {os.urandom(8).hex()}".encode()
+            try:
+                store.create(f"race/{key}", data)
+            except KeyExists:
+                continue
+            except StorageError:
+                unknown.append((key, data))
+                continue
+            wins[key].append(data)
+
+    threads = [threading.Thread(target=race, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    direct = S3Store(place, s3_server.options())
+    for key, winners in wins.items():
+        found = direct.get(f"race/{key}")
+        assert winners in ([found], []), (seed, key)
+        assert winners or (key, found) in unknown
+
+
+# Memory
+
+_TRANSFER = """
+import hashlib, pickle, resource, sys
+from pathlib import Path
+from registry.s3_store import S3Store
+store = S3Store(sys.argv[1], pickle.loads(bytes.fromhex(sys.argv[2])))
+store.put("warm", b"")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+block, count = bytes(range(256)) * 4096, int(sys.argv[3])
+sent = hashlib.sha256()
+def blocks():
+    for number in range(count):
+        data = number.to_bytes(8, "big") + block[8:]
+        sent.update(data)
+        yield data
+store.put("large", blocks())
+got = hashlib.sha256()
+with store.open("large") as file:
+    while data := file.read(1 << 20):
+        got.update(data)
+assert got.digest() == sent.digest()
+store.download("large", Path(sys.argv[4]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("mebibytes", [400, pytest.param(2048, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_memory_is_bounded_whatever_the_size(
+    s3_server: SeaweedServer, place: str, tmp_path: Path, mebibytes: int
+) -> None:
+    options, target = pickle.dumps(s3_server.options()).hex(), tmp_path / "file"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _TRANSFER, place, options, str(mebibytes), str(target)],
+        check=True, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert int(done.stdout) < 350
+    assert target.stat().st_size == mebibytes << 20
+    with target.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest()
+    S3Store(place, s3_server.options()).delete("large")
