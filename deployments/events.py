@@ -105,9 +105,9 @@ def events_api(app: Application, registry: ModelRegistry, max_streams: int) -> N
             yield f"retry: {RETRY}\nid: {position}\n\n".encode()
             while time.monotonic() < ends and sent < MAX_BYTES:
                 try:
-                    changes, position = await _next(position)
+                    before, (changes, position) = position, await _next(position)
                     text = b"".join(_event(change) for change in changes if _fits(change, kinds, names))
-                    if not changes and not await feed.wait(place(position), HEARTBEAT):
+                    if position == before and not await feed.wait(place(position), HEARTBEAT):
                         await still_allowed()
                         text = f": alive\nid: {position}\n\n".encode()
                 except (Unauthorized, Forbidden, PositionGone):

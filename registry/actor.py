@@ -13,19 +13,22 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from compute import Config
-from compute.errors import BackendUnavailable
+from compute.errors import BackendUnavailable, ComputeError
 from registry.catalog import ModelCatalog
 from registry.changes import Change, ChangePage
 from registry.collection import CollectionReport
+from registry.maintenance import Maintenance
 from registry.models import Draft
 from registry.records import DeletedModel, ModelRecord
 from registry.search import SearchPage
+from registry.webhook_service import WebhookService
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,10 @@ _CHANGES = TypeAdapter(list[Change])
 _DELETED = TypeAdapter(list[DeletedModel])
 _THREADS = 64
 """Calls at once: those that write wait together for one entry of the journal."""
+_WAITING = {"changes": 32, "webhooks": 8}
+"""Calls at once of methods that wait for something: they take no thread from the others."""
+_WAKE = 10.0
+"""Seconds after which a store that did not answer is tried again."""
 _PATIENCE = 120.0
 """Seconds in which the actor answers, a restart of it included."""
 
@@ -46,13 +53,27 @@ class ModelActor:
         self._config = config
         self._opening = threading.Lock()
         self._opened: ModelCatalog | None = None
+        threading.Thread(target=self._wake, name="registry-wake", daemon=True).start()
+
+    def _wake(self) -> None:
+        """Open it also when nobody calls: webhooks are told after a restart as before."""
+        while self._opened is None:
+            try:
+                _ = self._catalog
+            except ComputeError:
+                logger.exception("event=registry_not_opened action=try_again_in seconds=%g", _WAKE)
+                time.sleep(_WAKE)
 
     @property
     def _catalog(self) -> ModelCatalog:
         if self._opened is None:
             with self._opening:
                 if self._opened is None:
-                    self._opened = ModelCatalog.of(self._config)
+                    opened = ModelCatalog.of(self._config)
+                    self._maintenance = Maintenance(opened)
+                    self._webhooks = WebhookService(opened, self._config.security)
+                    self._webhooks.start()
+                    self._opened = opened
         return self._opened
 
     def register(self, draft: bytes) -> bytes:
@@ -107,6 +128,11 @@ class ModelActor:
         """Return what happened after a position, and the position after it."""
         page = self._catalog.changes(after, limit, wait)
         return _CHANGES.dump_json(page.changes), page.position
+
+    def webhooks(self, method: Literal["create", "list", "get", "delete", "test"], *args: Any) -> Any:
+        """Call a method of the webhooks."""
+        _ = self._catalog  # which has them
+        return getattr(self._webhooks, method)(*args)
 
     def pid(self) -> int:
         """Return the id of the process that this runs in: for whoever looks after it."""
@@ -200,7 +226,10 @@ class RemoteCatalog:
         for last in (False, True):
             handle = self._find(renew=last)
             try:
-                return ray.get(getattr(handle, method).remote(*args, **kwargs), timeout=_PATIENCE)
+                remote = getattr(handle, method)
+                if method in _WAITING:
+                    remote = remote.options(concurrency_group=method)
+                return ray.get(remote.remote(*args, **kwargs), timeout=_PATIENCE)
             except RayTaskError as error:
                 cause = error.cause
                 raise cause from cause.__cause__
@@ -224,8 +253,9 @@ class RemoteCatalog:
 
         session = ray.get_runtime_context().get_node_id()
         if self._handle is None or renew or session != self._session:
+            remote: Any = ray.remote  # its overloads do not know concurrency groups
             self._handle = (
-                ray.remote(ModelActor)
+                remote(concurrency_groups=_WAITING)(ModelActor)
                 .options(
                     name=actor_name(self._config.storage.uri),
                     namespace=NAMESPACE,

@@ -110,6 +110,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str], hosts: Sequence[str]
         connection.request("POST", target, body, {**headers, "Connection": "close"})
         response = connection.getresponse()
         response.read(_MAX_ANSWER)
+        if cut.is_set():  # half a head can look like a whole one
+            raise TimeoutError
         return Answer(response.status, _seconds(response.headers.get("Retry-After")))
     except (OSError, http.client.HTTPException) as error:
         if cut.is_set() or isinstance(error, TimeoutError):

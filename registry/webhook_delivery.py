@@ -57,10 +57,23 @@ class Deliverer:
         self._sequence = 0
         self._woken = threading.Event()
         self._tellers: dict[str, _Teller] = {}
+        self._watcher = threading.Thread(target=self._watch, name="webhooks", daemon=True)
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Begin; returns at once."""
-        threading.Thread(target=self._watch, name="webhooks", daemon=True).start()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Begin no further delivery, and wait for those under way."""
+        self._stopping.set()
+        self._woken.set()
+        for teller in list(self._tellers.values()):
+            teller.woken.set()
+        with self._news:
+            self._news.notify_all()
+        for thread in [self._watcher, *self._tellers.values()]:
+            thread.join()
 
     def wake(self, webhook_id: str) -> None:
         """Look at this webhook now: it was added, changed or removed."""
@@ -72,7 +85,7 @@ class Deliverer:
 
     def _watch(self) -> None:
         """Start a thread for each webhook, and wake them when there are changes."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 self._begin()
                 if self._tellers:
@@ -110,7 +123,7 @@ class _Teller(threading.Thread):
         self.woken = threading.Event()
 
     def run(self) -> None:
-        while True:
+        while not self._of._stopping.is_set():
             try:
                 webhook = self._of._log.subscription(self._id)
                 if webhook.status != "active":
@@ -124,20 +137,21 @@ class _Teller(threading.Thread):
 
     def _tell(self, webhook: Subscription) -> None:
         """Tell the next page of changes, or wait for some."""
-        self._told = max(self._told or webhook.position, webhook.position, key=parse_position)
+        before = self._told = max(self._told or webhook.position, webhook.position, key=parse_position)
         sequence = self._of._sequence
         try:
-            changes = read_changes(self._of._models, self._told, _PAGE, 0.0).changes
+            page = read_changes(self._of._models, self._told, _PAGE, 0.0)
         except PositionGone:
             self._confess(webhook)
             return
-        for change in changes:
+        for change in page.changes:
             if _concerns(webhook, change):
                 told = self._deliver(webhook, change.position, change.kind, change.at, change.model_dump(mode="json"))
                 if not told:
                     return
             self._told = change.position
-        if not changes:
+        self._told = page.position
+        if self._told == before:
             self._note(webhook)
             with self._of._news:
                 if self._of._sequence == sequence:

@@ -35,6 +35,10 @@ class WebhookService:
         """Begin to tell them."""
         self._deliverer.start()
 
+    def stop(self) -> None:
+        """Tell them no more."""
+        self._deliverer.stop()
+
     def create(
         self, webhook_id: str, secret: str, url: str, kinds: Sequence[str] | None, names: Sequence[str] | None
     ) -> Webhook:
