@@ -53,8 +53,8 @@ def local_registry(config: Config, monkeypatch: pytest.MonkeyPatch) -> ModelRegi
 
 
 @pytest.fixture(params=["in-process", "actor"])
-def registry(request: pytest.FixtureRequest) -> ModelRegistry:
-    """Both ways to the registry, one after the other."""
+def registry(request: pytest.FixtureRequest, config: Config) -> ModelRegistry:
+    """Both ways to the registry, one after the other, each over both stores."""
     made: ModelRegistry = request.getfixturevalue(
         "local_registry" if request.param == "in-process" else "actor_registry"
     )
