@@ -182,6 +182,16 @@ class RegistryMachine(RuleBasedStateMachine):
         for key in pointing:
             del self.aliases[key]
 
+    @rule(writer=WRITERS, model_id=models, twice=st.booleans())
+    def restore(self, writer: int, model_id: str, twice: bool) -> None:
+        model, change = self.expected[model_id], new_id()
+        if model.deleted:
+            model.revision += 1
+        model.deleted = False
+        self.compare(model_id, self.catalogs[writer].restore(model_id, change))
+        if twice:
+            self.compare(model_id, self.catalogs[1 - writer].restore(model_id, change))
+
     @precondition(lambda self: len(self.expected) > 2)
     @rule(writer=WRITERS)
     def restart(self, writer: int) -> None:
@@ -224,6 +234,10 @@ class RegistryMachine(RuleBasedStateMachine):
             assert [record.model_id for record in records] == alive[::-1]
             for record in records:
                 self.compare(record.model_id, record)
+            deleted = {model.record.model_id: model.record for model in catalog.list_deleted()}
+            assert set(deleted) == set(self.expected).difference(alive)
+            for model_id, record in deleted.items():
+                self.compare(model_id, record)
 
     def compare(self, model_id: str, record: ModelRecord) -> None:
         model = self.expected[model_id]
