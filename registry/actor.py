@@ -47,7 +47,7 @@ _PATIENCE = 120.0
 
 
 class ModelActor:
-    """Shell over `ModelCatalog`, which it opens at the first call: then the caller gets the error if it cannot."""
+    """Shell over `ModelCatalog`, which it opens at once, and again at each call until it can: callers get the error."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -70,9 +70,9 @@ class ModelActor:
             with self._opening:
                 if self._opened is None:
                     opened = ModelCatalog.of(self._config)
-                    self._maintenance = Maintenance(opened)
                     self._webhooks = WebhookService(opened, self._config.security)
                     self._webhooks.start()
+                    self._maintenance = Maintenance(opened)
                     self._opened = opened
         return self._opened
 
@@ -221,7 +221,6 @@ class RemoteCatalog:
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call the actor; when it is gone for good, call the one that takes its place."""
         import ray
-        from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
         for last in (False, True):
             handle = self._find(renew=last)
@@ -230,17 +229,17 @@ class RemoteCatalog:
                 if method in _WAITING:
                     remote = remote.options(concurrency_group=method)
                 return ray.get(remote.remote(*args, **kwargs), timeout=_PATIENCE)
-            except RayTaskError as error:
+            except ray.exceptions.RayTaskError as error:
                 cause = error.cause
                 raise cause from cause.__cause__
-            except ActorDiedError as error:
+            except ray.exceptions.ActorDiedError as error:
                 if last:
                     raise BackendUnavailable(
                         f"the registry actor {actor_name(self._config.storage.uri)} does not stay alive: {error}",
                         hint="See its log in Ray's session directory.",
                     ) from error
                 logger.warning("event=registry_actor_died action=find_or_create reason=%s", error)
-            except GetTimeoutError as error:
+            except ray.exceptions.GetTimeoutError as error:
                 raise BackendUnavailable(
                     f"the registry actor {actor_name(self._config.storage.uri)} did not answer in {_PATIENCE:g} s",
                     hint="See whether the cluster has a live node: ray status. The call may have been carried out.",
