@@ -1,6 +1,7 @@
 """What is kept: the object store, the journal, models and durable tasks."""
 
 from registry.artifacts import ArtifactStore
+from registry.async_client import AsyncModelRegistry, get_async_model_registry
 from registry.changes import KINDS as CHANGE_KINDS
 from registry.changes import Change, ChangePage
 from registry.client import ModelRegistry, get_model_registry
@@ -26,6 +27,7 @@ __all__ = [
     "CHANGE_KINDS",
     "Artifact",
     "ArtifactStore",
+    "AsyncModelRegistry",
     "Change",
     "ChangePage",
     "CollectionReport",
@@ -50,6 +52,7 @@ __all__ = [
     "WebhookRegistry",
     "capture_signature",
     "encode",
+    "get_async_model_registry",
     "get_model_registry",
     "get_task_registry",
     "get_webhooks",
