@@ -11,6 +11,7 @@ from registry.loaded import LoadedModel, derive_signature, derive_task
 from registry.models import Draft, checked_key
 from registry.records import ModelRecord
 from registry.signature import Signature, capture_signature
+from registry.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,18 +49,19 @@ def find_signature(model: object, example: pd.DataFrame | None) -> Signature | N
     return capture_signature(example).model_copy(update={"task": task, "classes": classes})
 
 
-def try_out(native: Any, draft: Draft, example: pd.DataFrame | None) -> None:
-    """See that model and signature fit together, before anyone relies on it."""
-    if draft.signature is None:
-        return
-    expected, given = _width(native), len(draft.signature.columns)
-    if expected is not None and expected != given:
+def check_width(trial: Trial, signature: Signature | None) -> None:
+    """See that a signature has as many features as the model takes."""
+    if signature is not None and trial.width is not None and trial.width != len(signature.columns):
         raise InvalidField(
-            f"the signature has {given} features, and the model takes {expected}",
+            f"the signature has {len(signature.columns)} features, and the model takes {trial.width}",
             hint="Give a signature or an example with the columns that the model was trained on, in their order.",
             context={"field": "signature"},
         )
-    if example is None or not len(example):
+
+
+def try_example(native: Any, draft: Draft, example: pd.DataFrame) -> None:
+    """See that the model predicts the first row of an example, before anyone relies on it."""
+    if draft.signature is None or not len(example):
         return
     now = {"version": 1, "created_at": 0, "updated_at": 0}
     record = ModelRecord.model_validate({**draft.model_dump(exclude={"idempotency_key"}), **now})
@@ -72,12 +74,3 @@ def try_out(native: Any, draft: Draft, example: pd.DataFrame | None) -> None:
             f"the model cannot predict its own example: {type(error).__name__}: {error!s:.300}",
             hint="Give an example of the columns it was trained on; a model of text columns has to be a pipeline.",
         ) from error
-
-
-def _width(native: Any) -> int | None:
-    """Return the number of features that a native model takes, if it says."""
-    for name in ("num_features", "num_feature"):
-        if callable(getattr(native, name, None)):
-            return int(getattr(native, name)())
-    width = getattr(native, "n_features_in_", None)
-    return None if width is None else int(width)

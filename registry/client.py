@@ -9,24 +9,28 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
-from compute.errors import DataNotFound
+from compute.errors import ArtifactCondemned, DataNotFound
 from registry.actor import RemoteCatalog
-from registry.admission import check_fields, find_signature, try_out
+from registry.admission import check_fields, check_width, find_signature, try_example
 from registry.artifacts import ArtifactStore
 from registry.cache import ModelCache
 from registry.catalog import ModelCatalog
 from registry.changes import ChangePage
 from registry.collection import CollectionReport
+from registry.custom_formats import CustomFormat, open_formats
 from registry.formats import HEAD, detect_format, dump_model, load_native
-from registry.loaded import LoadedModel, derive_signature
+from registry.loaded import LoadedModel
 from registry.models import Draft, new_id
+from registry.node_cache import NodeCache
 from registry.records import Artifact, DeletedModel, Format, ModelRecord
 from registry.search import SearchPage
 from registry.signature import Signature
 from registry.storage import open_store
+from registry.trial import examine, try_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +69,7 @@ class ModelRegistry:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._artifacts = ArtifactStore(open_store(config.storage.uri, config))
+        self._artifacts = ArtifactStore(open_store(config.storage.uri, config), NodeCache.of(config))
         self._remote = RemoteCatalog(config)
 
     def __reduce__(self) -> tuple[Callable[[Config], ModelRegistry], tuple[Config]]:
@@ -89,8 +93,8 @@ class ModelRegistry:
 
         Parameters
         ----------
-        model_obj : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, or fitted scikit-learn estimator
-            The model. Estimators may be made of scikit-learn's own parts only.
+        model_obj : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, scikit-learn estimator, onnx.ModelProto
+            The fitted model. Estimators may be made of scikit-learn's own parts only.
         model_type : str
             What you call its kind: xgboost, random_forest, ...
         metadata : mapping, optional
@@ -126,18 +130,16 @@ class ModelRegistry:
             When the idempotency key was used for another content.
         """
         fields = check_fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
-        model_format, data = dump_model(model_obj)
-        native = load_native(model_format, data)  # what others will get
-        signature = signature or find_signature(model_obj, example)
-        draft = Draft(
-            model_id=new_id(),
-            format=model_format,
-            artifact=Artifact(digest=f"sha256:{'0' * 64}", size=len(data)),
-            signature=signature,
-            **fields,
-        )
-        try_out(native, draft, example)
-        return self._register(draft.model_copy(update={"artifact": self._artifacts.write(data)}))
+        with TemporaryDirectory() as directory:
+            path = Path(directory) / "model"
+            model_format = dump_model(model_obj, path, self._custom)
+            native = load_native(model_format, path, custom=self._custom)  # what others will get
+            signature = signature or find_signature(model_obj if model_format != "onnx" else native, example)
+            check_width(examine(native), signature)
+            draft = _draft(model_format, signature, fields)
+            if example is not None:
+                try_example(native, draft, example)
+            return self._register(draft, path)
 
     def register_file(
         self,
@@ -157,7 +159,8 @@ class ModelRegistry:
         Parameters
         ----------
         path : path-like
-            XGBoost UBJSON, LightGBM text, or a scikit-learn estimator by skops. It is loaded to see that it is whole.
+            XGBoost UBJSON, LightGBM text, a scikit-learn estimator by skops, ONNX, or a custom format that is enabled.
+            It is loaded to see that it is whole: in a process of its own if it is ONNX or large.
         model_type, metadata, tags, name, signature, metrics, lineage, idempotency_key
             As in `register_model`.
 
@@ -175,22 +178,15 @@ class ModelRegistry:
         path = Path(path)
         try:
             with path.open("rb") as file:
-                model_format: Format = detect_format(file.read(HEAD))
-                file.seek(0)
-                native = load_native(model_format, file.read(), foreign=True)
+                model_format = detect_format(file.read(HEAD), self._custom)
+            trial = try_file(path, model_format, self._config.security.custom_formats)
         except OSError as error:
             raise DataNotFound(
                 f"cannot read the model file {path}: {error.strerror}", context={"path": str(path)}
             ) from error
-        draft = Draft(
-            model_id=new_id(),
-            format=model_format,
-            artifact=self._artifacts.write_file(path),
-            signature=signature or derive_signature(native),
-            **fields,
-        )
-        try_out(native, draft, None)
-        return self._register(draft)
+        signature = signature or trial.signature
+        check_width(trial, signature)
+        return self._register(_draft(model_format, signature, fields), path)
 
     def load_model(self, reference: str, threads: int | None = None) -> LoadedModel:
         """Return a model, ready to predict.
@@ -218,7 +214,7 @@ class ModelRegistry:
         loaded: LoadedModel = _cache.get(
             (record.artifact.digest, threads),
             record.artifact.size,
-            lambda: LoadedModel(load_native(record.format, self._artifacts.read(record.artifact)), record, threads),
+            lambda: self._load(record, threads),
         )
         return loaded.with_record(_own(record))
 
@@ -456,12 +452,29 @@ class ModelRegistry:
             return self._remote
         return _local_catalog(self._config)
 
-    def _register(self, draft: Draft) -> str:
-        record = self._catalog.register(draft)
-        logger.info(
-            "event=model_registered model_id=%s name=%s version=%d", record.model_id, record.name, record.version
-        )
-        return record.model_id
+    @property
+    def _custom(self) -> Mapping[str, CustomFormat]:
+        return open_formats(self._config.security.custom_formats)
+
+    def _load(self, record: ModelRecord, threads: int | None) -> LoadedModel:
+        with self._artifacts.file(record.artifact) as path:
+            native = load_native(record.format, path, threads=threads, custom=self._custom)
+        return LoadedModel(native, record, threads)
+
+    def _register(self, draft: Draft, path: Path) -> str:
+        """Write the bytes, then the record; when the bytes are collected in between, both again."""
+        generation = 0
+        while True:
+            draft = draft.model_copy(update={"artifact": self._artifacts.write_file(path, generation)})
+            try:
+                record = self._catalog.register(draft)
+            except ArtifactCondemned as error:
+                generation = int(error.context["generation"])
+                continue
+            logger.info(
+                "event=model_registered model_id=%s name=%s version=%d", record.model_id, record.name, record.version
+            )
+            return record.model_id
 
 
 def get_model_registry(config: Config | None = None) -> ModelRegistry:
@@ -484,6 +497,12 @@ def _own(record: ModelRecord) -> ModelRecord:
     """Return a copy whose objects the caller may change; those of a table in this process are the table's."""
     changeable = {field: copy.deepcopy(getattr(record, field)) for field in ("metadata", "metrics", "lineage")}
     return record.model_copy(update=changeable)
+
+
+def _draft(model_format: Format, signature: Signature | None, fields: Mapping[str, Any]) -> Draft:
+    """Return a draft whose artifact is not written yet."""
+    nothing = Artifact(digest=f"sha256:{'0' * 64}", size=0)
+    return Draft(model_id=new_id(), format=model_format, artifact=nothing, signature=signature, **fields)
 
 
 def _change() -> str:

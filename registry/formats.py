@@ -1,7 +1,6 @@
 """The formats that models are kept in; none can run code when it is loaded, and nothing else is taken.
 
-What a file is, is told from its bytes. xgboost, lightgbm, scikit-learn and skops are imported when a model of theirs is
-met.
+What a file is, is told from its bytes. The libraries are imported when a model of theirs is met.
 """
 
 from __future__ import annotations
@@ -9,11 +8,16 @@ from __future__ import annotations
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, cast
 
-from compute.errors import UnsupportedFormat
+from compute.errors import CapabilityMissing, UnsupportedFormat
+from registry.custom_formats import CustomFormat
+from registry.onnx_format import dump_onnx, is_onnx, load_onnx
 from registry.records import Format
 from registry.skops_format import dump_estimator, load_estimator
 from registry.soundness import check_estimator, check_lightgbm_text, check_xgboost_ubjson
@@ -23,8 +27,9 @@ HEAD = 4096
 
 _TAKEN = (
     "Take XGBoost UBJSON (booster.save_model('model.ubj')), LightGBM text (booster.save_model('model.txt')), "
-    "or scikit-learn by skops (skops.io.dump(estimator, 'model.skops'))."
+    "scikit-learn by skops (skops.io.dump(estimator, 'model.skops')), or ONNX (onnx.save(model, 'model.onnx'))."
 )
+_NONE: Mapping[str, CustomFormat] = MappingProxyType({})
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # Protocols 0 and 1 have no signature; these are how pickles of dicts, lists, tuples and objects of theirs begin.
 _OLD_PICKLES = (
@@ -48,13 +53,17 @@ _UNPACK: tuple[tuple[bytes, str, Callable[[bytes], bytes]], ...] = (
 )
 
 
-def dump_model(model: object) -> tuple[Format, bytes]:
-    """Return the format and the bytes of a fitted model; the same model gives the same bytes.
+def dump_model(model: object, path: Path, custom: Mapping[str, CustomFormat] = _NONE) -> Format:
+    """Write a fitted model into a new file, and return its format; the same model gives the same bytes.
 
     Parameters
     ----------
-    model : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, or fitted scikit-learn estimator
+    model : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, fitted scikit-learn estimator, onnx.ModelProto
         Estimators may be made of scikit-learn's own parts only.
+    path : Path
+        The file.
+    custom : mapping
+        Formats besides the built-in ones, by name.
 
     Raises
     ------
@@ -64,29 +73,43 @@ def dump_model(model: object) -> tuple[Format, bytes]:
     package = _package(model)
     _check_fitted(model)
     if package == "xgboost":
-        booster = model.get_booster() if hasattr(model, "get_booster") else model
+        booster: Any = model.get_booster() if hasattr(model, "get_booster") else model
         if hasattr(booster, "save_raw"):
-            return "xgboost-ubj", bytes(booster.save_raw("ubj"))
+            with _named(path, ".ubj") as file:
+                booster.save_model(file)
+            return "xgboost-ubj"
     if package == "lightgbm":
         booster = getattr(model, "booster_", model)
-        if hasattr(booster, "model_to_string"):
-            return "lightgbm-text", booster.model_to_string().encode()
+        if hasattr(booster, "save_model"):
+            booster.save_model(path)
+            return "lightgbm-text"
     if package == "sklearn":
-        return "sklearn-skops", dump_estimator(model)
+        dump_estimator(model, path)
+        return "sklearn-skops"
+    if package == "onnx":
+        dump_onnx(model, path)
+        return "onnx"
+    for name, each in custom.items():
+        if each.takes(model):
+            each.dump(model, path)
+            return name
     raise UnsupportedFormat(
         f"a model of the type {type(model).__module__}.{type(model).__qualname__} cannot be kept",
-        hint="Give an xgboost.Booster or XGBModel, a lightgbm.Booster or LGBMModel, or an estimator of scikit-learn.",
+        hint="Give an xgboost.Booster or XGBModel, a lightgbm.Booster or LGBMModel, an estimator of scikit-learn, or "
+        "an onnx.ModelProto.",
         context={"type": f"{type(model).__module__}.{type(model).__qualname__}"},
     )
 
 
-def detect_format(head: bytes) -> Format:
+def detect_format(head: bytes, custom: Mapping[str, CustomFormat] = _NONE) -> Format:
     r"""Tell the format from the first bytes of a file.
 
     Parameters
     ----------
     head : bytes
         The first `HEAD` bytes, or more.
+    custom : mapping
+        Formats besides the built-in ones, by name; they are asked about what those do not know.
 
     Raises
     ------
@@ -109,45 +132,76 @@ def detect_format(head: bytes) -> Format:
         return "lightgbm-text"
     if head.startswith(b"PK\x03\x04"):
         return "sklearn-skops"  # or a zip of something else, which is found when it is loaded
-    raise _refusal(_name(head))
+    if is_onnx(head):
+        return "onnx"
+    what = _name(head)
+    # A pickle is none, whatever a plugin says.
+    if "pickle" not in what and (name := next((name for name in custom if custom[name].recognises(head)), None)):
+        return name
+    raise _refusal(what)
 
 
-def load_native(model_format: Format, data: bytes, *, foreign: bool = False) -> Any:
-    """Return the native model: an xgboost.Booster, a lightgbm.Booster or a scikit-learn estimator.
+def load_native(
+    model_format: Format,
+    path: Path,
+    *,
+    foreign: bool = False,
+    threads: int | None = None,
+    custom: Mapping[str, CustomFormat] = _NONE,
+) -> Any:
+    """Return the native model: a booster, a scikit-learn estimator, an `OnnxModel`, or what a custom format gives.
 
     Parameters
     ----------
     model_format : str
         As `detect_format` told.
-    data : bytes
-        The whole file.
+    path : Path
+        The file.
     foreign : bool
         It comes from outside: look through its trees, see `registry.soundness`.
+    threads : int, optional
+        Of an ONNX model, which has to know them now.
+    custom : mapping
+        Formats besides the built-in ones, by name.
 
     Raises
     ------
     UnsupportedFormat
         When the bytes are not of this format, or name types that are not trusted.
+    CapabilityMissing
+        When the format is a custom one that is not enabled here.
     """
-    loaders: dict[Format, Callable[[bytes], Any]] = {
-        "xgboost-ubj": _load_xgboost, "lightgbm-text": _load_lightgbm, "sklearn-skops": load_estimator,
-    }  # fmt: skip
-    if foreign and model_format == "xgboost-ubj":
-        check_xgboost_ubjson(data)
-    if foreign and model_format == "lightgbm-text":
-        check_lightgbm_text(data)
-    model = loaders[model_format](data)
-    if foreign and model_format == "sklearn-skops":
-        check_estimator(model)
-    return model
+    if model_format == "xgboost-ubj":
+        if foreign:
+            check_xgboost_ubjson(path.read_bytes())
+        return _load_xgboost(path)
+    if model_format == "lightgbm-text":
+        if foreign:
+            check_lightgbm_text(path.read_bytes())
+        return _load_lightgbm(path)
+    if model_format == "sklearn-skops":
+        model = load_estimator(path)
+        if foreign:
+            check_estimator(model)
+        return model
+    if model_format == "onnx":
+        return load_onnx(path, threads)
+    if model_format in custom:
+        return custom[model_format].load(path, foreign=foreign)
+    raise CapabilityMissing(
+        f"the model is kept in the format {model_format!r}, which is not enabled here",
+        hint="Install the package that brings it, and name it in security.custom_formats.",
+        context={"format": model_format},
+    )
 
 
-def _load_xgboost(data: bytes) -> Any:
+def _load_xgboost(path: Path) -> Any:
     import xgboost
 
     booster = xgboost.Booster()
     try:
-        booster.load_model(bytearray(data))
+        with _named(path, ".ubj") as file:
+            booster.load_model(file)
     except xgboost.core.XGBoostError as error:
         raise UnsupportedFormat(
             f"the file is not a whole XGBoost model: {str(error).splitlines()[-1]:.200}", hint=_TAKEN
@@ -155,13 +209,25 @@ def _load_xgboost(data: bytes) -> Any:
     return booster
 
 
-def _load_lightgbm(data: bytes) -> Any:
+def _load_lightgbm(path: Path) -> Any:
     import lightgbm
 
     try:
-        return lightgbm.Booster(model_str=data.decode())
+        return lightgbm.Booster(model_file=path)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise UnsupportedFormat(f"the file is not a LightGBM model: {error!s:.200}", hint=_TAKEN) from error
+
+
+@contextmanager
+def _named(path: Path, suffix: str) -> Iterator[Path]:
+    """Give the file under a name with the suffix, from which XGBoost tells what is in it."""
+    if path.suffix == suffix:
+        yield path
+        return
+    with TemporaryDirectory() as directory:
+        link = Path(directory) / f"model{suffix}"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def _check_fitted(model: object) -> None:
@@ -184,6 +250,8 @@ def _package(model: object) -> str:
         package = kind.__module__.partition(".")[0]
         if package in ("xgboost", "lightgbm"):
             return package
+    if type(model).__name__ == "ModelProto" and type(model).__module__.startswith("onnx"):
+        return "onnx"
     kinds = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     return "sklearn" if "sklearn" in kinds and hasattr(model, "predict") else ""
 

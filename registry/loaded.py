@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compute.errors import CapabilityMissing, ColumnInvalid
 from registry.encoding import encode, read_texts
+from registry.onnx_model import OnnxModel
 from registry.records import ModelRecord
 from registry.signature import Column, Label, Signature, Task
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+_BOOSTERS = ("xgboost-ubj", "lightgbm-text")
 _OBJECTIVE = re.compile(r"^objective=(\S+)", re.MULTILINE)
 
 
@@ -32,7 +34,7 @@ class LoadedModel:
 
     Parameters
     ----------
-    model : xgboost.Booster, lightgbm.Booster or scikit-learn estimator
+    model : xgboost.Booster, lightgbm.Booster, scikit-learn estimator, OnnxModel, or of a custom format
         The native object.
     record : ModelRecord
         What is known about it.
@@ -112,7 +114,7 @@ class LoadedModel:
             shape = (0, len(signature.classes)) if proba and signature and signature.classes else (0,)
             return np.empty(shape, dtype="float64" if proba or not signature or not signature.classes else object)
         classes = signature.classes if signature is not None else None
-        if self.record.format == "sklearn-skops":
+        if self.record.format not in _BOOSTERS:
             return self._predict_estimator(self._named(matrix, rows), classes, proba=proba)
         scores = self._score(matrix)
         if classes is None:
@@ -166,8 +168,11 @@ class LoadedModel:
         found = cast("NDArray[Any]", self.model.predict(table))
         if classes is None:
             return found
+        known = getattr(self.model, "classes_", None)
+        if known is None:
+            return found
         # The estimator may have been fitted on labels or on their positions: both are in the same order.
-        return _labels(classes)[np.searchsorted(self.model.classes_, found)]
+        return _labels(classes)[np.searchsorted(known, found)]
 
     def _named(self, matrix: NDArray[Any], rows: Any) -> Any:
         """Give an estimator that was fitted on a table a table: its names, and categories as text."""
@@ -196,6 +201,8 @@ def derive_signature(model: Any) -> Signature | None:
     ----------
     model : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, or scikit-learn estimator
     """
+    if isinstance(model, OnnxModel):
+        return model.signature(*derive_task(model))
     booster = model.get_booster() if hasattr(model, "get_booster") else getattr(model, "booster_", model)
     names: Any = getattr(booster, "feature_names", None)  # of xgboost
     if names is None and callable(getattr(booster, "feature_name", None)):

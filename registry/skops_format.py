@@ -5,10 +5,10 @@ skops and scikit-learn are imported when an estimator is met.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from compute.errors import UnsupportedFormat
@@ -45,8 +45,8 @@ _MAX_UNPACKED = 16 * 2**30
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def dump_estimator(estimator: object) -> bytes:
-    """Return the bytes of an estimator; the same estimator gives the same bytes.
+def dump_estimator(estimator: object, path: Path) -> None:
+    """Write an estimator into a new file; the same estimator gives the same bytes.
 
     Raises
     ------
@@ -55,19 +55,21 @@ def dump_estimator(estimator: object) -> bytes:
     """
     import skops.io
 
-    try:
-        data: bytes = skops.io.dumps(estimator)
-    except Exception as error:  # skops passes on whatever a part's own state raises
-        raise UnsupportedFormat(
-            f"the {type(estimator).__name__} cannot be kept: {error!s:.300}",
-            hint="It may be made of scikit-learn's own parts only, with no own functions or classes.",
-        ) from error
-    _check_types(data, type(estimator).__name__)
-    return _canonical(data)
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "model.skops"
+        try:
+            skops.io.dump(estimator, file)
+        except Exception as error:  # skops passes on whatever a part's own state raises
+            raise UnsupportedFormat(
+                f"the {type(estimator).__name__} cannot be kept: {error!s:.300}",
+                hint="It may be made of scikit-learn's own parts only, with no own functions or classes.",
+            ) from error
+        _check_types(file, type(estimator).__name__)
+        _write_canonical(file, path)
 
 
-def load_estimator(data: bytes) -> Any:
-    """Return the estimator.
+def load_estimator(path: Path) -> Any:
+    """Return the estimator in a file.
 
     Raises
     ------
@@ -76,10 +78,10 @@ def load_estimator(data: bytes) -> Any:
     """
     import skops.io
 
-    _check_archive(data)
-    trusted = _check_types(data, "file")
+    _check_archive(path)
+    trusted = _check_types(path, "file")
     try:
-        estimator = skops.io.loads(data, trusted=trusted)
+        estimator = skops.io.load(path, trusted=trusted)
     except Exception as error:  # anything may be wrong with a file that was not written by skops
         raise UnsupportedFormat(f"the file is not a whole skops file: {error!s:.300}") from error
     if not hasattr(estimator, "predict"):
@@ -90,9 +92,9 @@ def load_estimator(data: bytes) -> Any:
     return estimator
 
 
-def _check_archive(data: bytes) -> None:
+def _check_archive(path: Path) -> None:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
         raise UnsupportedFormat(f"the file is not a whole zip file: {error}") from error
@@ -107,12 +109,12 @@ def _check_archive(data: bytes) -> None:
         raise UnsupportedFormat(f"the file unpacks to more than {_MAX_UNPACKED >> 30} GiB")
 
 
-def _check_types(data: bytes, what: str) -> list[str]:
+def _check_types(path: Path, what: str) -> list[str]:
     """Return the types that the file needs beyond those of skops, all of them on the list."""
     import skops.io
 
     try:
-        needed = set(skops.io.get_untrusted_types(data=data))
+        needed = set(skops.io.get_untrusted_types(file=path))
     except Exception as error:  # as above
         raise UnsupportedFormat(f"the {what} is not a whole skops file: {error!s:.300}") from error
     if foreign := sorted(needed - TRUSTED):
@@ -124,21 +126,18 @@ def _check_types(data: bytes, what: str) -> list[str]:
     return sorted(needed)
 
 
-def _canonical(data: bytes) -> bytes:
+def _write_canonical(source: Path, target: Path) -> None:
     """Replace what differs from one dump of a model to the next: addresses of objects, and times of writing."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as written:
         schema = json.loads(archive.read(_SCHEMA))
         numbers: dict[str, int] = {}
         _renumber(schema, numbers)
-        files = {name: archive.read(name) for name in archive.namelist() if name != _SCHEMA}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        contents = [(_rename(name, numbers), content) for name, content in files.items()]
-        for name, content in sorted([*contents, (_SCHEMA, json.dumps(schema).encode())]):
+        names = {_rename(name, numbers): name for name in archive.namelist() if name != _SCHEMA}
+        for name in sorted([*names, _SCHEMA]):
             member = zipfile.ZipInfo(name, _EPOCH)
             member.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(member, content, compresslevel=1)
-    return buffer.getvalue()
+            content = json.dumps(schema).encode() if name == _SCHEMA else archive.read(names[name])
+            written.writestr(member, content, compresslevel=1)
 
 
 def _renumber(node: Any, numbers: dict[str, int]) -> None:

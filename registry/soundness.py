@@ -7,7 +7,9 @@ feature it asks for is there. xgboost, lightgbm and scikit-learn are imported wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from compute.errors import UnsupportedFormat
 from registry.ubjson import read_ubjson
 
-_TREE = "\nTree="
-_TREES_END = "\nend of trees\n"
-_PARAMETERS_END = "\nend of parameters\n"
+_TREE = re.compile(rb"\nTree=")
+_TREES_END = b"\nend of trees\n"
+_PARAMETERS_END = b"\nend of parameters\n"
 _OF_NODES = (
     "left_children", "right_children", "parents", "split_indices", "split_conditions", "split_type", "default_left",
 )  # fmt: skip
@@ -30,19 +32,20 @@ def check_lightgbm_text(data: bytes) -> None:
 
     It is checked before it is loaded: LightGBM itself crashes on some of these.
     """
+    end = data.find(_TREES_END)
+    if end < 0 or _PARAMETERS_END not in data:
+        raise _unsound("it is cut off")
+    places = [*(match.start() for match in _TREE.finditer(data, 0, end)), end]
     try:
-        text = data.decode()
+        head = _fields(data[: places[0]])
+        width = int(head["max_feature_idx"]) + 1
+        if len(head.get("tree_sizes", "").split()) != len(places) - 1:
+            raise _unsound("it says to have another number of trees")
+        for start, stop in pairwise(places):
+            _check_lightgbm_tree(_fields(data[start:stop]), width)
+        data[end:].decode()
     except UnicodeDecodeError as error:
         raise _unsound("it is not text") from error
-    if _TREES_END not in text or _PARAMETERS_END not in text:
-        raise _unsound("it is cut off")
-    head, *trees = text[: text.index(_TREES_END)].split(_TREE)
-    try:
-        width = int(_fields(head)["max_feature_idx"]) + 1
-        if len(_fields(head).get("tree_sizes", "").split()) != len(trees):
-            raise _unsound("it says to have another number of trees")
-        for tree in trees:
-            _check_lightgbm_tree(_fields(tree), width)
     except (KeyError, ValueError, OverflowError) as error:
         raise _unsound(f"a tree lacks a field, or has no numbers in it ({error!r:.100})") from error
 
@@ -135,8 +138,9 @@ def _check_lightgbm_tree(fields: dict[str, str], width: int) -> None:
             raise _unsound("the categories of a tree are garbled")
 
 
-def _fields(block: str) -> dict[str, str]:
-    return {name: value for name, is_field, value in (line.partition("=") for line in block.splitlines()) if is_field}
+def _fields(block: bytes) -> dict[str, str]:
+    lines = (line.partition("=") for line in block.decode().splitlines())
+    return {name: value for name, is_field, value in lines if is_field}
 
 
 def _check_learner(learner: dict[str, Any]) -> None:

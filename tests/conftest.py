@@ -21,7 +21,11 @@ def config(tmp_path: Path) -> Config:
     """A configuration whose state and data lie in this test's own directory."""
     default = load_config()
     storage = default.storage.model_copy(
-        update={"uri": (tmp_path / "state").as_uri(), "data_uri": (tmp_path / "data").as_uri()}
+        update={
+            "uri": (tmp_path / "state").as_uri(),
+            "data_uri": (tmp_path / "data").as_uri(),
+            "cache": default.storage.cache.model_copy(update={"directory": str(tmp_path / "cache")}),
+        }
     )
     (tmp_path / "data").mkdir()
     return default.model_copy(update={"storage": storage})
