@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+MLFLOW_INSTALLED := .venv-mlflow/.installed
 
-.PHONY: run stop test test-slow test-legacy check bench constraints clean
+.PHONY: run stop test test-slow test-legacy test-mlflow check bench constraints clean
 
 run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try next; leaves it serving
 	@$(BIN)/python -m deployments.local up
@@ -23,13 +24,16 @@ test-legacy: $(INSTALLED) ## The extra `legacy`, which needs an older XGBoost, i
 	@$(BIN)/uv pip install --quiet --python .venv-legacy/bin/python --constraint constraints-legacy.txt --editable '.[legacy]' pytest
 	.venv-legacy/bin/pytest --override-ini addopts= --override-ini filterwarnings= --noconftest tests/legacy
 
+test-mlflow: $(MLFLOW_INSTALLED) ## Models to and from MLflow, in an environment of its own: .venv-mlflow
+	.venv-mlflow/bin/pytest --override-ini addopts= --override-ini filterwarnings= --noconftest --import-mode=importlib tests/mlflow
+
 check: $(INSTALLED) ## Format, lint, types, and the arrows between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## What it costs, side by side with the hand-written equivalent
+bench: $(INSTALLED) $(MLFLOW_INSTALLED) ## What it costs, side by side with the hand-written equivalent and with peers
 	$(BIN)/python -m benchmarks
 
 constraints: $(INSTALLED) ## Resolve every dependency anew
@@ -37,13 +41,20 @@ constraints: $(INSTALLED) ## Resolve every dependency anew
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints.txt
 	echo pytest | $(BIN)/uv pip compile pyproject.toml - --universal --upgrade --extra legacy \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-legacy.txt
+	echo pytest | $(BIN)/uv pip compile pyproject.toml - --universal --upgrade --extra mlflow \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-mlflow.txt
 
 clean: stop ## Remove the environment; models and data stay
-	rm -rf .venv .venv-legacy
+	rm -rf .venv .venv-legacy .venv-mlflow
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[demo,dev,bench]'
+	@touch $@
+
+$(MLFLOW_INSTALLED): $(INSTALLED) pyproject.toml constraints-mlflow.txt
+	@test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
+	@$(BIN)/uv pip install --quiet --python .venv-mlflow/bin/python --constraint constraints-mlflow.txt --editable '.[mlflow]' pytest
 	@touch $@
