@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from compute.errors import Corrupt
+from compute.errors import Corrupt, KeyNotFound
 from registry import Artifact, ArtifactStore, ObjectStore, StoredObject
 
 _CHUNK = 2**20
@@ -64,13 +64,18 @@ class Downloads:
     def _check(self, artifact: Artifact) -> None:
         """See that the artifact is whole, by reading all of it if it was not seen before."""
         key = self._artifacts.key(artifact)
-        found = self._store.stat(key)
         with self._lock:
             known = self._whole.get(key)
-        if known == found:
+        try:
+            found = self._store.stat(key)
+        except KeyNotFound:
+            found = None
+        if found is not None and found == known:
             return
-        for _ in self._artifacts.stream(artifact):
+        for _ in self._artifacts.stream(artifact):  # which also knows what to say of one that is gone
             pass
+        if found is None:
+            return  # it came back this very moment
         with self._lock:
             if len(self._whole) >= _REMEMBERED:
                 self._whole.clear()

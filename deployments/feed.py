@@ -93,7 +93,7 @@ class Feed:
 
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         position: str | None = None
-        while self._goes_on():
+        while self._goes_on(loop):
             try:
                 page = self._registry.changes(position, limit=_REMEMBERED, wait=_WAIT if position else 0.0)
             except PositionGone:
@@ -114,12 +114,12 @@ class Feed:
                         self._begin = self._recent[0][0]
                     self._recent.append((place(change.position), change))
             position = page.position
-            if news:
+            if news and not loop.is_closed():
                 loop.call_soon_threadsafe(self._wake)
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, loop: asyncio.AbstractEventLoop) -> bool:
         with self._lock:
-            self._polling = self._followers > 0
+            self._polling = self._followers > 0 and not loop.is_closed()
             if not self._polling:
                 self._begin = None
                 self._recent.clear()

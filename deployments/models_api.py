@@ -15,8 +15,8 @@ from deployments.artifacts_api import UPLOADS, artifacts_api
 from deployments.downloads import Downloads
 from deployments.events import RULES as EVENT_RULES
 from deployments.events import events_api
+from deployments.records_api import EXAMPLE, Reference, records_api
 from deployments.records_api import RULES as RECORD_RULES
-from deployments.records_api import Reference, records_api
 from deployments.rendering import JSONResponse
 from deployments.rows import read_rows
 from deployments.scoring import Scorer
@@ -67,12 +67,20 @@ def models_api(registry: ModelRegistry, scorer: Scorer, config: Config, max_stre
     records_api(app, registry, scorer, Threads(16, "registry"))
     artifacts_api(app, registry, Downloads(open_store(config.storage.uri, config)))
 
-    @app.post("/{model_id}/predict", summary="Predict rows", openapi_extra={"requestBody": _predict_body()})
+    @app.post(
+        "/{model_id}/predict",
+        summary="Predict rows",
+        openapi_extra={"requestBody": _predict_body()},
+        responses={200: {"content": {"application/json": {"example": _PREDICTION}}}},
+    )
     async def predict(model_id: Reference, request: Request, proba: Proba = False) -> Response:
         rows = read_rows(await request.body())
         return JSONResponse(await scorer.predict(model_id, rows, proba=proba))
 
     return app
+
+
+_PREDICTION = {"predictions": [12.5], "model_id": EXAMPLE["model_id"], "name": "delays", "version": 3}
 
 
 def _predict_body() -> dict[str, Any]:

@@ -32,7 +32,12 @@ def served_config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = home / "config.json"
     values = {
         "storage": {"uri": str(home / "state"), "data_uri": str(home / "data")},
-        "security": {"max_body": "1m", "max_upload": "8m", "allowed_origins": ["https://app.example"]},
+        "security": {
+            "max_body": "1m",
+            "max_upload": "8m",
+            "allowed_origins": ["https://app.example"],
+            "webhook_hosts": ["127.0.0.1"],
+        },
     }
     file.write_text(json.dumps(values))
     return file

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 
 from compute import Config
+from deployments.models_api import RULES
 from deployments.tokens import Role, TokenStore
 from registry import ModelRegistry, Signature, capture_signature, encode, get_model_registry
 
@@ -587,7 +588,15 @@ def test_the_documentation_works_behind_the_prefix(models_url: str, client: Call
     assert 'fetch("openapi.json")' in nobody.get("/docs").text
     schema = nobody.get("/openapi.json").json()
     assert schema["servers"][0]["url"] == "/models"
-    assert {"/", "/search", "/upload", "/{model_id}", "/{model_id}/predict", "/health"} == schema["paths"].keys()
+    routes = {path for _, path in RULES} | {"/health"}
+    assert routes == schema["paths"].keys()
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], (method, path)
+            success = next(code for code in operation["responses"] if code.startswith("2"))
+            assert success == "204" or path == "/health" or operation["responses"][success]["content"], (method, path)
+            body = operation.get("requestBody", {"content": {"": {"example": 1}}})
+            assert any("example" in media for media in body["content"].values()), (method, path)
     assert nobody.get("/health").json() == {"status": "ok"}
 
 
