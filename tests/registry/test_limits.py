@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute.errors import InvalidField
+from registry import Artifact, FileStore
+from registry.admission import check_fields
+from registry.catalog import ModelCatalog
 from registry.limits import MAX_JSON, check_id, check_json, check_metrics, check_name, check_tags, merge
+from registry.models import Draft, new_id
 
 HOSTILE = [
     "",
@@ -184,3 +190,57 @@ def test_ids() -> None:
 
 def test_merge_removes_by_null() -> None:
     assert merge({"a": 1, "b": None, "c": 3}, {"a": None, "d": 4}) == {"b": None, "c": 3, "d": 4}
+
+
+ANY_TEXT = st.text(st.characters(), max_size=140) | st.sampled_from(
+    ["../../etc/passwd", "a\0b", "🦆", "a/b", "..", "x" * 10_000, "\x1b[31m", "\u202e", "\ud800", "'; drop", '"', "\\"]
+)  # fmt: skip
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True) | ANY_TEXT,
+        "tags": st.lists(ANY_TEXT, max_size=3),
+        "metadata": st.dictionaries(ANY_TEXT, JSON | st.floats() | ANY_TEXT, max_size=3),
+        "metrics": st.dictionaries(ANY_TEXT, st.floats() | st.integers(-(2**70), 2**70), max_size=3),
+        "idempotency_key": ANY_TEXT,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(FIELDS)
+def test_what_is_taken_comes_back_after_a_restart_and_is_found(fields: dict[str, Any]) -> None:
+    given = {"name": None, "tags": None, "metadata": None, "metrics": None, "idempotency_key": None, **fields}
+    try:
+        checked = check_fields(model_type="t", lineage=None, **given)
+    except InvalidField as error:
+        refusal = error  # either outcome is right
+    else:
+        refusal = None
+    if refusal is not None:
+        assert refusal.hint  # the rule
+        assert refusal.context["field"].split(".")[0] in fields
+        json.dumps(refusal.problem()).encode()
+        return
+    artifact = Artifact(digest="sha256:" + "0" * 64, size=1)
+    draft = Draft(model_id=new_id(), format="xgboost-ubj", artifact=artifact, **checked)
+    with tempfile.TemporaryDirectory() as directory:
+        record = ModelCatalog(FileStore(directory)).register(draft)
+        again = ModelCatalog(FileStore(directory))
+        assert again.get(record.model_id) == record
+        assert again.register(draft) == record
+        assert record.name == (fields["name"] if given["name"] is not None else "t")
+        assert list(record.tags) == list(dict.fromkeys(fields.get("tags", [])))
+        assert record.metadata == fields.get("metadata", {})
+        assert record.metrics == fields.get("metrics", {})
+        found = {
+            "name": record.name,
+            **{f"metadata.{json.dumps(key)}": value for key, value in record.metadata.items()},
+        }
+        for field, value in found.items():
+            if isinstance(value, str) and len(value) < 1000:
+                assert again.search(f"{field} = {json.dumps(value)}").models == [record]
+        for tag in record.tags:
+            assert again.search(f"tags contains {json.dumps(tag)}").models == [record] == again.list(tags=[tag])
+        files = [path.name for path in Path(directory).rglob("*") if path.is_file()]
+        assert files == ["00000000000000000001.json"]

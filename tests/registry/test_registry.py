@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,12 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from compute import Config
-from compute.errors import ComputeError, Conflict, Corrupt, InvalidField, ModelNotFound, RevisionMismatch
-from registry import ModelRecord, ModelRegistry, get_model_registry
+from compute.errors import ComputeError, Conflict, Corrupt, InvalidField, ModelNotFound, RevisionMismatch, StorageError
+from registry import Artifact, ModelRecord, ModelRegistry, ObjectStore, get_model_registry
+from registry.actor import RemoteCatalog
+from registry.models import Draft, new_id
+from tests.fault_proxy import proxy
+from tests.seaweed import SeaweedServer
 
 FRAME = pd.DataFrame({"x": [0.0, 1.0, 2.0]})
 MODEL = LinearRegression().fit(FRAME.to_numpy(), [1.0, 3.0, 5.0])
@@ -146,6 +151,37 @@ def test_aliases_that_cannot_be_set(registry: ModelRegistry) -> None:
         with pytest.raises(error):
             registry.set_alias(*call)  # type: ignore[arg-type]
     assert registry.get_model(registry.resolve("line").model_id).revision == 1
+
+
+def test_an_alias_is_set_on_what_was_read(registry: ModelRegistry) -> None:
+    first, second = register(registry), register(registry)
+    assert registry.set_alias("line", "champion", 1, revision=1) == registry.get_model(first)
+    registry.update_model_metadata(second, {"status": "archived"})
+    with pytest.raises(RevisionMismatch, match="at revision 2, not 1"):
+        registry.set_alias("line", "champion", 2, revision=1)
+    with pytest.raises(RevisionMismatch):
+        registry.set_alias("line", "champion", None, revision=1)  # the one that would lose it is at 2
+    assert registry.resolve("line@champion").model_id == first
+    assert registry.set_alias("line", "champion", 2, revision=2) == registry.get_model(second)
+    assert registry.set_alias("line", "champion", None, revision=3) is None
+    assert registry.set_alias("line", "champion", None) is None  # taking it away twice is no error
+
+
+def test_changes_are_told_in_their_order(registry: ModelRegistry) -> None:
+    begin = registry.changes()
+    assert begin.changes == []
+    model_id = register(registry)
+    registry.update_model_metadata(model_id, {"status": "archived"})
+    registry.set_alias("line", "champion", 1)
+    registry.delete_model(model_id, force=True)
+    registry.restore_model(model_id)
+    page = registry.changes(begin.position, limit=3)
+    rest = registry.changes(page.position)
+    assert [change.kind.removeprefix("model.") for change in (*page.changes, *rest.changes)] == [
+        "registered", "status_changed", "aliased", "deleted", "restored",
+    ]  # fmt: skip
+    assert {(change.model_id, change.name, change.version) for change in page.changes} == {(model_id, "line", 1)}
+    assert registry.changes(rest.position, wait=0.05) == ([], rest.position)
 
 
 def test_deleting_what_an_alias_points_to(registry: ModelRegistry) -> None:
@@ -401,15 +437,14 @@ def test_hostile_text_survives_or_is_refused(registry: ModelRegistry) -> None:
             registry.get_model(hostile)
 
 
-def test_keys_in_the_store_are_made_by_us_alone(local_registry: ModelRegistry, config: Config) -> None:
+def test_keys_in_the_store_are_made_by_us_alone(local_registry: ModelRegistry, store: ObjectStore) -> None:
     register(
         local_registry, name="Some-Name", tags=["Some Tag"], metadata={"Some": "Value"}, idempotency_key="Some Key"
     )
     local_registry.set_alias("Some-Name", "Some-Alias", 1)
-    root = Path(config.storage.uri.removeprefix("file://"))
-    files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    assert len(files) == 3  # two entries of the journal, and the artifact
-    assert not [name for name in files if "some" in name.lower()]
+    keys = list(store.list())
+    assert len(keys) == 3  # two entries of the journal, and the artifact
+    assert not [key for key in keys if "some" in key.lower()]
 
 
 def test_clients_are_picklable_and_see_the_same(registry: ModelRegistry, config: Config) -> None:
@@ -418,15 +453,13 @@ def test_clients_are_picklable_and_see_the_same(registry: ModelRegistry, config:
     assert registry.get_model(model_id) == again.get_model(model_id) == get_model_registry(config).resolve("line")
 
 
-def test_a_damaged_log_is_named_and_nothing_is_served(registry: ModelRegistry, config: Config) -> None:
-    log = Path(config.storage.uri.removeprefix("file://")) / "models" / "log"
-    log.mkdir(parents=True)
-    entry = log / "00000000000000000001.json"
-    entry.write_bytes(b"{}")
+def test_a_damaged_log_is_named_and_nothing_is_served(registry: ModelRegistry, store: ObjectStore) -> None:
+    entry = "models/log/00000000000000000001.json"
+    store.put(entry, b"{}")
     for _ in range(2):
         with pytest.raises(Corrupt, match=r"models/log/00000000000000000001\.json"):
             registry.list_models()
-    entry.unlink()
+    store.delete(entry)
     assert registry.list_models() == []  # the error goes away with its cause
     assert registry.get_model(register(registry)).version == 1
 
@@ -446,3 +479,27 @@ def test_without_ray_and_with_it_are_one_registry(
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(ModelNotFound):
         actor_registry.get_model(first)
+
+
+@pytest.mark.parametrize("config", ["directory"], indirect=True)
+def test_an_actor_that_starts_while_its_store_is_away_recovers_by_itself(
+    ray_cluster: str, s3_server: SeaweedServer, config: Config
+) -> None:
+    import ray
+
+    with proxy(s3_server.endpoint_url) as line:
+        remote = RemoteCatalog(s3_server.config(config, f"t-{uuid.uuid4().hex}", line.url))
+        artifact = Artifact(digest="sha256:" + "0" * 64, size=1)
+        draft = Draft(model_id=new_id(), name="a", model_type="t", format="xgboost-ubj", artifact=artifact)
+        record = remote.register(draft)
+        line.plan = lambda _method, _path: "drop"
+        before = ray.get(remote._find().pid.remote())
+        ray.kill(remote._find(), no_restart=False)
+        while ray.get(remote._find().pid.remote()) == before:
+            time.sleep(0.05)
+        with pytest.raises(StorageError):
+            remote.get(record.model_id)
+        line.plan = lambda _method, _path: None
+        assert remote.get(record.model_id) == record
+        assert remote.register(draft) == record
+        ray.kill(remote._find())
