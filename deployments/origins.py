@@ -90,7 +90,8 @@ def preflight_headers(origin: str) -> dict[str, str]:
     return {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match",
+        "Access-Control-Allow-Headers": "Authorization, Content-Digest, Content-Type, Idempotency-Key, If-Match, "
+        "If-None-Match, If-Range, Last-Event-ID, Range",
         "Access-Control-Max-Age": "600",
         "Vary": "Origin",
     }
@@ -100,6 +101,7 @@ def response_headers(origin: str) -> dict[str, str]:
     """Return what lets the allowed page read an answer."""
     return {
         "Access-Control-Allow-Origin": origin,
-        "Access-Control-Expose-Headers": "ETag, Location, Retry-After, X-Request-ID",
+        "Access-Control-Expose-Headers": "Content-Digest, Content-Range, ETag, Location, Repr-Digest, Retry-After, "
+        "X-Request-ID",
         "Vary": "Origin",
     }

@@ -78,7 +78,7 @@ async def receive_upload(request: Request) -> AsyncIterator[Upload]:
         except FormParserError as error:
             raise BadRequest(f"the multipart form cannot be read: {error}") from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise StorageError(
                 "the upload does not fit on the server's disk",

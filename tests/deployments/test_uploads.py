@@ -1,9 +1,14 @@
-"""Multipart uploads, in pieces of any size."""
+"""Uploads, in pieces of any size, and what is left of them."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from compute.errors import BadRequest, ComputeError, InvalidField, PayloadTooLarge
+from compute.errors import BadRequest, ComputeError, InvalidField, PayloadTooLarge, StorageError
+from deployments.spool import sweep
 from deployments.uploads import receive_upload
 
 
-def _receive(chunks: Iterable[bytes], content_type: str) -> tuple[bytes, dict[str, list[str]], Path]:
+def _receive(
+    chunks: Iterable[bytes], content_type: str, query: bytes = b""
+) -> tuple[bytes, dict[str, list[str]], Path]:
     """What arrives: the file, the fields, and where the file lay."""
 
     async def main() -> tuple[bytes, dict[str, list[str]], Path]:
@@ -30,7 +38,8 @@ def _receive(chunks: Iterable[bytes], content_type: str) -> tuple[bytes, dict[st
         async def receive() -> Any:
             return next(messages)
 
-        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode("latin-1"))]}
+        headers = [(b"content-type", content_type.encode("latin-1"))]
+        scope = {"type": "http", "method": "POST", "query_string": query, "headers": headers}
         async with receive_upload(Request(scope, receive)) as upload:
             content = upload.path.read_bytes()
             assert upload.size == len(content)
@@ -76,6 +85,50 @@ def test_a_body_cut_short_is_refused_and_leaves_nothing(tmp_path: Path, monkeypa
         with pytest.raises(BadRequest):
             _receive([body[:end]], content_type)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_that_is_the_file_arrives_with_the_fields_of_the_query() -> None:
+    arrived, fields, path = _receive([b"a", b"bc"], "application/octet-stream", b"name=x&tags=a&tags=b%2Cc")
+    assert (arrived, fields) == (b"abc", {"name": ["x"], "tags": ["a", "b,c"]})
+    assert not path.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_uses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = (
+        "import sys, time\n"
+        "from deployments.spool import spooled_file\n"
+        "with spooled_file() as file:\n"
+        "    file.write(b'part of a model'); file.flush()\n"
+        "    print(file.name, flush=True); time.sleep(60)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        os.utime(left, (0, 0))  # older than one that is just being made
+        sweep()
+        assert left.exists()
+        process.kill()
+    assert left.exists()
+    sweep()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_as_such() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    body, content_type = _encode(files={"file": ("model", b"x" * 5_000_000)})
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="does not fit"):
+            _receive([body], content_type)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def _part(name: str, value: str, extra: str = "") -> str:
