@@ -169,9 +169,12 @@ def _text(value: str, path: str) -> str:
 
 def _float(number: int, path: str) -> float:
     try:
-        return float(number)
+        exact = float(number) == number
     except OverflowError:
-        return _refuse(path, "an integer", "It is larger than every float.")
+        exact = False
+    if exact:
+        return float(number)
+    return _refuse(path, "an integer", "No float is exactly that: round it, or keep it in the metadata.")
 
 
 def _refuse(field: str, value: object, rule: str) -> NoReturn:

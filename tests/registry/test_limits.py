@@ -174,6 +174,7 @@ def test_metrics_are_finite_numbers_in_groups() -> None:
         {"a": [1]},
         {"a": {"b": {"c": 1}}},
         {"a": 10**400},
+        {"a": 2**53 + 1},
     ):
         with pytest.raises(InvalidField, match=r"metrics\.a"):
             check_metrics(bad)
