@@ -13,46 +13,40 @@ What a caller may rely on:
   before the read was called. With more, they may miss what others wrote in the last so many seconds.
 - In any case, reads of one journal hold its own writes and never go back in time.
 - A write that raised `StorageError` is in the log wholly or not at all, now or a little later.
+
+Compaction removes old entries, so a number that is free is not always the end of the log: a writer that stood still for
+very long could write into the past, and a reader find that there. A mark on the store says up to where entries were
+removed, and is written before the first one goes. Who has not looked at the end of the log for `TRUST` seconds looks at
+the mark before it believes what it found, or acknowledges what it wrote.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, Protocol, Self, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
-from compute.errors import ComputeError, Corrupt, KeyExists, KeyNotFound, PositionGone, StorageError
-from registry.entry import Event, decode_entry, decode_snapshot, encode_entry, encode_json, encode_snapshot
-from registry.store import ObjectStore, check_key
+from compute.errors import ComputeError, KeyExists, KeyNotFound, PositionGone, StorageError
+from registry.compaction import CompactionReport, compact
+from registry.entry import Event, decode_entry, encode_json
+from registry.log import Log
+from registry.recovery import State, apply_events, collector_paused, replay
+from registry.store import ObjectStore
 
 logger = logging.getLogger(__name__)
 
+GRACE = 24 * 3600.0
+"""Seconds that entries stay after a snapshot made them superfluous, for those who follow the log."""
+TRUST = 5.0
+"""Seconds that a look at the end of the log is believed without a look at the mark; compaction leaves twice as much."""
+
 _MAX_BATCH = 512
+_MAX_BYTES = 8 << 20
+_SNAPSHOT_BYTES = 64 << 20
 _POLL = 1.0
 """Seconds from one look for what others wrote to the next, while somebody waits for it."""
-
-
-class State(Protocol):
-    """What a journal keeps: built by events alone, the same from the same events in every process.
-
-    Values that its maps hold are never changed in place, only replaced: `fork` and `dump` rely on it.
-    """
-
-    def apply(self, event: Event) -> None:
-        """Make the change that an event says; it was decided on this very state, so it cannot fail."""
-
-    def fork(self) -> Self:
-        """Return a copy to try events on that leaves this one alone; cheap, see `registry.overlay.Overlay`."""
-
-    def dump(self) -> Iterable[Any]:
-        """Return the state as JSON values, a list of many small ones; called under a lock, encoded later outside it."""
-
-    def load(self, items: Iterable[Any]) -> None:
-        """Take the state from what `dump` returned; called on an empty state only."""
 
 
 S = TypeVar("S", bound=State)
@@ -79,7 +73,7 @@ class Journal(Generic[S]):
     empty : callable
         Makes the empty state, ``S``.
     snapshot_every : int
-        Entries from one snapshot to the next; snapshots only shorten the start.
+        Entries from one snapshot to the next, unless 64 MiB come first; snapshots only shorten the start.
     read_staleness : float
         Seconds; see `read`. A look costs 10 us in a directory, and a request on S3.
 
@@ -110,20 +104,26 @@ class Journal(Generic[S]):
         snapshot_every: int = 1000,
         read_staleness: float = 0.0,
     ) -> None:
-        self._store = store
-        self._prefix = check_key(prefix)
+        self._log = Log(store, prefix)
+        self._empty = empty
         self._snapshot_every = snapshot_every
         self._read_staleness = read_staleness
         self._lock = threading.RLock()
         """Guards the state and its number; never held while writing."""
         self._grown = threading.Condition(self._lock)
-        self._looked = time.monotonic()
+        self._looking = threading.Lock()
+        """Held while the store is asked for newer entries, when the state can be read."""
+        self._look_failed: tuple[float, StorageError] | None = None
+        self._looked = _clock()
         """The state holds all that was in the log at this moment, at least."""
         self._turn = threading.Condition()
         self._queue: list[_Ticket] = []
         self._writing = False
         self._snapshotting: threading.Thread | None = None
-        self._state, self._sequence, self._snapshot = self._recover(empty)
+        self._state, self._sequence = empty(), 0
+        self._unsnapped = [0, 0]
+        """Entries and bytes since the newest snapshot."""
+        self._recover()
 
     @property
     def sequence(self) -> int:
@@ -141,10 +141,9 @@ class Journal(Generic[S]):
             Look for entries of other writers first, unless somebody did at most ``read_staleness`` seconds before this
             call. Without, the state may be behind others for any time.
         """
-        called = time.monotonic()
+        if fresh:
+            self._look(_clock() - self._read_staleness)
         with self._lock:
-            if fresh:
-                self._look(called - self._read_staleness)
             return query(self._state)
 
     def entries(self, after: int, limit: int = 1000) -> list[tuple[int, list[Event]]]:
@@ -162,19 +161,16 @@ class Journal(Generic[S]):
         PositionGone
             When the log does not go back so far, or not yet so far ahead.
         """
-        called = time.monotonic()
-        with self._lock:
-            self._look(called)
-            newest = self._sequence
+        self._look(_clock())
+        newest = self._sequence
         if not 0 <= after <= newest:
             raise self._position_gone(after, newest)
-        found = []
-        for sequence in range(after + 1, min(newest, after + limit) + 1):
-            key = self._log_key(sequence)
-            try:
-                found.append((sequence, decode_entry(self._store.get(key), sequence, key)))
-            except KeyNotFound:
-                raise self._position_gone(after, newest) from None
+        try:
+            found = list(self._log.read_many(range(after + 1, min(newest, after + limit) + 1)))
+        except KeyNotFound:
+            raise self._position_gone(after, newest) from None
+        if found and self._log.compacted() > after:
+            raise self._position_gone(after, newest)
         return found
 
     def wait(self, after: int, timeout: float) -> int:
@@ -189,13 +185,16 @@ class Journal(Generic[S]):
         timeout : float
             Seconds; then the present number is returned.
         """
-        deadline = time.monotonic() + timeout
-        with self._grown:
-            self._look(time.monotonic() - self._read_staleness)
-            while self._sequence <= after and (left := deadline - time.monotonic()) > 0:
-                if not self._grown.wait(min(left, _POLL)):
-                    self._look(time.monotonic())
-            return self._sequence
+        deadline = _clock() + timeout
+        self._look(_clock() - self._read_staleness)
+        while True:
+            with self._grown:
+                left = deadline - _clock()
+                if self._sequence > after or left <= 0:
+                    return self._sequence
+                told = self._grown.wait(min(left, _POLL))
+            if not told:
+                self._look(_clock())
 
     def execute(self, command: Command[S, T]) -> T:
         """Decide, write down, make it so; returns the command's answer when its events are on the store.
@@ -210,83 +209,101 @@ class Journal(Generic[S]):
         ticket = _Ticket(command)
         with self._turn:
             self._queue.append(ticket)
-            while self._writing and not ticket.done:
-                self._turn.wait()
-            if ticket.done:
-                return ticket.outcome()  # type: ignore[no-any-return]
-            # Nobody writes: this thread does, for all that wait.
-            self._writing = True
-            batch = self._take(ticket)
-        try:
-            self._commit(batch)
-        except BaseException as error:
-            for waiting in batch:
-                if not waiting.done:
-                    waiting.fail(error if isinstance(error, ComputeError) else _interrupted(error))
-            if not isinstance(error, ComputeError):
-                raise
-        finally:
+        while True:
             with self._turn:
-                self._writing = False
-                self._turn.notify_all()
-        return ticket.outcome()  # type: ignore[no-any-return]
+                while self._writing and not ticket.done:
+                    self._turn.wait()
+                if ticket.done:
+                    return ticket.outcome()  # type: ignore[no-any-return]
+                # Nobody writes: this thread does, for all that wait.
+                self._writing = True
+                batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
+            try:
+                self._commit(batch)
+            except BaseException as error:
+                for waiting in batch:
+                    if not waiting.done:
+                        waiting.fail(error if isinstance(error, ComputeError) else _interrupted(error))
+                if not isinstance(error, ComputeError):
+                    raise
+            finally:
+                with self._turn:
+                    self._writing = False
+                    self._turn.notify_all()
 
     def wait_for_snapshot(self) -> None:
         """Wait until the snapshot that is being written, if one is, lies on the store."""
         if thread := self._snapshotting:
             thread.join()
 
-    def _take(self, own: _Ticket) -> list[_Ticket]:
-        """Take the oldest of the queue, our own in any case."""
-        batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
-        if own in self._queue:
-            self._queue.remove(own)
-            batch.append(own)
-        return batch
+    def compact(self, grace: float = GRACE) -> CompactionReport:
+        """Remove the entries and snapshots that nobody needs any more; safe while others write, read and begin.
+
+        Parameters
+        ----------
+        grace : float
+            Seconds for which entries stay that a snapshot made superfluous; at least twice `TRUST` beside other
+            processes.
+
+        Raises
+        ------
+        Corrupt
+            When one of the two newest snapshots is damaged: then nothing is removed.
+        """
+        return compact(self._log, grace)
 
     def _commit(self, batch: list[_Ticket]) -> None:
-        called, lost = time.monotonic(), 0
+        called, lost = _clock(), 0
         while True:
             with self._lock:
+                confirmed, sequence = self._looked, self._sequence + 1
                 events, encoded, outcomes = self._decide(batch)
-                if self._looked < called and not all(changes for changes, _, _ in outcomes):
-                    # Somebody is refused, or told that all is done: not because of a state that was.
-                    self._look(called)
-                    events, encoded, outcomes = self._decide(batch)
-                sequence = self._sequence + 1
+            if confirmed < called and not all(changes for changes, _, _ in outcomes):
+                # Somebody is refused, or told that all is done: not because of a state that was.
+                self._look(called)
+                continue
             if sequence == lost:
                 raise StorageError(
-                    f"{self._log_key(lost)} exists and cannot be read",
+                    f"{self._log.entry_key(lost)} exists and cannot be read",
                     hint="See what lies under this key of the store, and move it away.",
-                    context={"key": self._log_key(lost)},
+                    context={"key": self._log.entry_key(lost)},
                 )
             if not events:
                 break
-            asked = time.monotonic()
+            asked = _clock()
             try:
-                self._store.create(self._log_key(sequence), encode_entry(sequence, encoded))
+                size = self._log.append(sequence, encoded)
             except KeyExists:
-                logger.debug("event=lost_race prefix=%s sequence=%d", self._prefix, sequence)
+                logger.debug("event=lost_race prefix=%s sequence=%d", self._log.prefix, sequence)
                 lost = sequence
-                with self._lock:
-                    self._look(time.monotonic())
+                self._look(_clock())
+                continue
+            if _clock() - confirmed > TRUST and self._log.compacted() >= sequence:
+                self._log.remove(sequence)  # it lies where nobody reads
+                self._look(_clock())
                 continue
             with self._lock:
                 if self._sequence < sequence:  # a reader of ours may have found the entry before us
-                    self._apply(sequence, events)
+                    self._apply(sequence, events, size)
                     self._looked = max(self._looked, asked)
             break
-        for ticket, (_, answer, error) in zip(batch, outcomes, strict=True):
+        for ticket, (_, answer, error) in zip(batch, outcomes, strict=False):
             ticket.settle(answer, error)
+        if rest := batch[len(outcomes) :]:
+            with self._turn:
+                self._queue[:0] = rest
         self._maybe_snapshot()
 
     def _decide(self, batch: list[_Ticket]) -> tuple[list[Event], list[bytes], list[_Outcome]]:
-        """Run the commands one after another on a fork of the state."""
+        """Run the commands one after another on a fork of the state, as many as fit into an entry."""
         fork = self._state.fork()
         events: list[Event] = []
         encoded: list[bytes] = []
         outcomes: list[_Outcome] = []
+        size = 0
         for ticket in batch:
+            if size > _MAX_BYTES:
+                break
             try:
                 decided, answer = ticket.command(fork)
                 lines = [encode_json(event) for event in decided]
@@ -297,6 +314,7 @@ class Journal(Generic[S]):
                 fork.apply(event)
             events.extend(decided)
             encoded.extend(lines)
+            size += sum(map(len, lines))
             outcomes.append((len(decided), answer, None))
         return events, encoded, outcomes
 
@@ -304,85 +322,77 @@ class Journal(Generic[S]):
         """Read what was added to the log, unless the state holds all that was there at this moment."""
         if self._looked >= since:
             return
-        while True:
-            looked = time.monotonic()
-            sequence = self._sequence + 1
-            key = self._log_key(sequence)
+        with self._looking:
+            if self._looked >= since:  # who looked before us began late enough
+                return
+            if self._look_failed is not None and self._look_failed[0] >= since:
+                raise self._look_failed[1]  # do not let all who wait find out one after another
             try:
-                data = self._store.get(key)
+                self._catch_up()
+            except StorageError as error:
+                self._look_failed = (_clock(), error)
+                raise
+
+    def _catch_up(self) -> None:
+        confirmed = self._looked
+        while True:
+            looked, sequence = _clock(), self._sequence + 1
+            try:
+                data = self._log.store.get(self._log.entry_key(sequence))
             except KeyNotFound:
+                data = None
+            if _clock() - confirmed > TRUST:
+                confirmed = _clock()
+                if self._log.compacted() >= sequence:
+                    logger.warning("event=compaction_overtook prefix=%s sequence=%d", self._log.prefix, sequence)
+                    self._recover()
+                    continue
+            if data is None:
                 self._looked = looked
                 return
-            self._apply(sequence, decode_entry(data, sequence, key))
+            events = decode_entry(data, sequence, self._log.entry_key(sequence))
+            with self._lock:
+                if self._sequence < sequence:  # we may have written it ourselves
+                    self._apply(sequence, events, len(data))
 
-    def _apply(self, sequence: int, events: list[Event]) -> None:
-        for event in events:
-            try:
-                self._state.apply(event)
-            except (LookupError, TypeError, ValueError, ComputeError) as error:
-                key = self._log_key(sequence)
-                raise Corrupt(
-                    f"{key} holds an event that does not fit the state before it: {error}",
-                    hint="It was written by a newer release, or entries before it were replaced: restore the store.",
-                    context={"key": key},
-                ) from error
+    def _apply(self, sequence: int, events: list[Event], size: int) -> None:
+        apply_events(self._log, self._state, sequence, events)
         self._sequence = sequence
-        with self._grown:
+        self._unsnapped[0] += 1
+        self._unsnapped[1] += size
+        self._grown.notify_all()
+
+    def _recover(self) -> None:
+        """Read everything anew."""
+        started = _clock()
+        with collector_paused():
+            state, sequence, first = replay(self._log, self._empty)
+        with self._lock:
+            self._state, self._sequence = state, sequence
+            self._unsnapped = [sequence - first, 0]
             self._grown.notify_all()
-
-    def _recover(self, empty: Callable[[], S]) -> tuple[S, int, int]:
-        """Return the newest state, its number, and the number of the snapshot that it was read from."""
-        with _collector_paused():
-            return self._replay(empty)
-
-    def _replay(self, empty: Callable[[], S]) -> tuple[S, int, int]:
-        started = time.monotonic()
-        state, sequence = empty(), 0
-        for key in sorted(self._store.list(f"{self._prefix}/snapshots/"), reverse=True):
-            number = _number(key)
-            try:
-                items = decode_snapshot(self._store.get(key), number, key)
-            except Corrupt:
-                # No event is lost: the log has them all. A gap in it is found below.
-                logger.exception("event=snapshot_damaged key=%s action=replay_from_an_older_one", key)
-                continue
-            state.load(items)
-            sequence = number
-            break
-        first = sequence
-        self._state, self._sequence = state, sequence
-        for key in self._store.list(f"{self._prefix}/log/", after=self._log_key(sequence)):
-            if _number(key) != self._sequence + 1:
-                missing = self._log_key(self._sequence + 1)
-                raise Corrupt(
-                    f"{missing} is missing, and {key} comes after it",
-                    hint="An entry was removed: restore it from a backup of the store.",
-                    context={"key": missing},
-                )
-            self._apply(_number(key), decode_entry(self._store.get(key), _number(key), key))
-        seconds = time.monotonic() - started
         logger.info(
             "event=recovered prefix=%s snapshot=%d sequence=%d seconds=%.3f",
-            self._prefix, first, self._sequence, seconds,
+            self._log.prefix, first, sequence, _clock() - started,
         )  # fmt: skip
-        return self._state, self._sequence, first
 
     def _maybe_snapshot(self) -> None:
         with self._lock:
             running = self._snapshotting is not None and self._snapshotting.is_alive()
-            if running or self._sequence - self._snapshot < self._snapshot_every:
+            entries, size = self._unsnapped
+            if running or (entries < self._snapshot_every and size < _SNAPSHOT_BYTES):
                 return
             sequence, items = self._sequence, self._state.dump()
-            self._snapshot = sequence
+            self._unsnapped = [0, 0]
             self._snapshotting = threading.Thread(
-                target=self._write_snapshot, args=(sequence, items), name=f"snapshot-{self._prefix}", daemon=True
+                target=self._write_snapshot, args=(sequence, items), name=f"snapshot-{self._log.prefix}", daemon=True
             )
             self._snapshotting.start()
 
     def _write_snapshot(self, sequence: int, items: Iterable[Any]) -> None:
-        key = f"{self._prefix}/snapshots/{sequence:020d}.json.zz"
+        key = self._log.snapshot_key(sequence)
         try:
-            self._store.put(key, encode_snapshot(sequence, items))
+            self._log.write_snapshot(sequence, items)
         except StorageError:
             # The log has it all; the next snapshot is tried after as many entries again.
             logger.exception("event=snapshot_failed key=%s", key)
@@ -391,13 +401,10 @@ class Journal(Generic[S]):
 
     def _position_gone(self, after: int, newest: int) -> PositionGone:
         return PositionGone(
-            f"the log of {self._prefix} cannot be followed from entry {after:,}; its newest is {newest:,}",
+            f"the log of {self._log.prefix} cannot be followed from entry {after:,}; its newest is {newest:,}",
             hint="What came next was compacted, or it is of another store: read the present state, and go on from it.",
             context={"after": after, "newest": newest},
         )
-
-    def _log_key(self, sequence: int) -> str:
-        return f"{self._prefix}/log/{sequence:020d}.json"
 
 
 _Outcome = tuple[int, Any, Exception | None]
@@ -425,18 +432,6 @@ class _Ticket:
         return self._answer
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from looking through all that is read, again and again: two thirds of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _interrupted(error: BaseException) -> StorageError:
     return StorageError(
         f"the write was interrupted by {type(error).__name__}: {error}",
@@ -444,8 +439,6 @@ def _interrupted(error: BaseException) -> StorageError:
     )
 
 
-def _number(key: str) -> int:
-    name = key.rpartition("/")[2].partition(".")[0]
-    if len(name) == 20 and name.isdecimal():
-        return int(name)
-    raise Corrupt(f"{key} has no business in the journal", hint="Move it away.", context={"key": key})
+def _clock() -> float:
+    """Return seconds that also go by while the machine sleeps, where the system knows how."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
