@@ -129,8 +129,10 @@ class OnnxModel:
         }
         try:
             outputs = self.session.run([self._label if self._label is not None else self._scores], feed)
-        except Exception:  # noqa: BLE001  (its errors have no class in common; it may know of no empty text)
-            return
+        except Exception as error:  # its errors have no class in common
+            if "alloc" in str(error):
+                raise UnsupportedFormat(f"the ONNX model takes too much memory: {error!s:.300}") from error
+            return  # the rows were made up: it may refuse an empty text
         if len(outputs[0]) != 2:
             raise UnsupportedFormat(
                 f"the ONNX model gives {len(outputs[0])} predictions for 2 rows",

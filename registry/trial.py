@@ -31,6 +31,7 @@ _LARGE = 256 * 2**20
 _MEMORY, _MEMORY_PER_BYTE = 4 * 2**30, 8
 """Of the child's address space: what libraries take, and what their loaders make of the file."""
 _SECONDS, _SECONDS_PER_BYTE = 120.0, 2e-7
+_PROGRAM = "import sys; from registry.trial import main; sys.exit(main(sys.argv[1:]))"
 _SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -77,7 +78,7 @@ def try_file(path: Path, model_format: Format, custom: tuple[str, ...] = ()) -> 
     if model_format != "onnx" and size < _LARGE:
         return examine(load_native(model_format, path, foreign=True, custom=open_formats(custom)))
     seconds = _SECONDS + size * _SECONDS_PER_BYTE
-    command = [sys.executable, "-m", "registry.trial", str(path.absolute()), model_format, *custom]
+    command = [sys.executable, "-c", _PROGRAM, str(path.absolute()), model_format, *custom]
     environment = {**os.environ, **_SINGLE, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
@@ -130,7 +131,3 @@ def _width(native: Any) -> int | None:
             return int(getattr(native, name)())
     width = getattr(native, "n_features_in_", None)
     return None if width is None else int(width)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
