@@ -300,7 +300,7 @@ class ModelRegistry:
         Parameters
         ----------
         query : str
-            Such as ``model_type = "xgboost" and metrics.rmse < 12 and tags contains "fraud"``: see `registry.search`.
+            Such as ``model_type = "xgboost" and metrics.rmse < 12 and tags contains "fraud"``: see `registry.query`.
         sort : str, optional
             A field, with ``-`` before it for the largest first; by default the one registered last comes first.
         limit : int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from compute import Config
 from compute.errors import ArtifactCondemned, ModelNotFound, StorageError
@@ -77,10 +77,12 @@ class InterruptedStore:
 class CollectionMachine(RuleBasedStateMachine):
     """Writers, deleters and collectors at one store; registrations stop between their steps, collectors anywhere."""
 
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__()
+        self.store = store
+
     @initialize()
     def start(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
-        self.store = FileStore(self.directory.name)
         self.artifacts = ArtifactStore(self.store)
         self.catalogs = [ModelCatalog(self.store, snapshot_every=5, keep_deleted=KEEP) for _ in range(2)]
         self.written: list[tuple[Draft, bytes]] = []
@@ -100,7 +102,6 @@ class CollectionMachine(RuleBasedStateMachine):
         assert list(self.store.list("blobs/")) == []
         for catalog in self.catalogs:
             catalog.journal.wait_for_snapshot()
-        self.directory.cleanup()
 
     @rule(name=st.sampled_from("ab"), data=st.sampled_from(CONTENTS))
     def write(self, name: str, data: bytes) -> None:
@@ -171,8 +172,8 @@ class CollectionMachine(RuleBasedStateMachine):
 
     def interrupted(self, changes: int, interrupt: Callable[[], None], *, over: bool) -> None:
         store: Any = InterruptedStore(self.store, changes, interrupt)
-        collector = ModelCatalog(store, snapshot_every=1000)
         with suppress(StorageError):
+            collector = ModelCatalog(store, snapshot_every=1000)
             collect(collector.journal, store, NOTHING if over else KEEP, grace=0)
         if over:  # some were purged, perhaps all
             self.purged(besides={model.record.model_id for model in self.catalogs[0].list_deleted()})
@@ -201,8 +202,13 @@ def void(_: object) -> None:
     """Let an expression be a statement."""
 
 
-CollectionMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
-TestCollection = CollectionMachine.TestCase
+def test_what_is_named_can_always_be_read(config: Config) -> None:
+    places = (f"{config.storage.uri}/{number}" for number in itertools.count())
+    examples = 100 if config.storage.uri.startswith("file:") else 5
+    run_state_machine_as_test(
+        lambda: CollectionMachine(open_store(next(places), config)),
+        settings=settings(max_examples=examples, stateful_step_count=20, deadline=None),
+    )
 
 
 def test_a_deleted_model_comes_back_as_it_was(registry: ModelRegistry) -> None:

@@ -6,16 +6,26 @@ and then one of them starts anew, from a snapshot or from the log alone.
 
 from __future__ import annotations
 
-import tempfile
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+from compute import Config
 from compute.errors import Conflict, ModelNotFound, RevisionMismatch
-from registry import FileStore
+from registry import ObjectStore, open_store
 from registry.catalog import ModelCatalog
 from registry.models import Draft, new_id
 from registry.records import Artifact, ModelRecord
@@ -42,22 +52,24 @@ class Expected:
 class RegistryMachine(RuleBasedStateMachine):
     models = Bundle("models")
 
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__()
+        self.store = store
+
     @initialize()
     def start(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
         self.catalogs = [self.open(), self.open()]
         self.expected: dict[str, Expected] = {}
         self.aliases: dict[tuple[str, str], int] = {}
         self.keys: dict[str, tuple[str, Draft]] = {}
 
     def open(self) -> ModelCatalog:
-        return ModelCatalog(FileStore(self.directory.name), snapshot_every=4)
+        return ModelCatalog(self.store, snapshot_every=4)
 
     def teardown(self) -> None:
         if hasattr(self, "catalogs"):
             for catalog in self.catalogs:
                 catalog.journal.wait_for_snapshot()
-            self.directory.cleanup()
 
     @rule(target=models, writer=WRITERS, name=NAMES, twice=st.booleans(), tag=st.sampled_from(["x", "y"]))
     def register(self, writer: int, name: str, twice: bool, tag: str) -> str:
@@ -249,5 +261,10 @@ class RegistryMachine(RuleBasedStateMachine):
         assert list(record.aliases) == aliases
 
 
-RegistryMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
-TestRegistry = RegistryMachine.TestCase
+def test_the_registry_is_as_expected_whatever_is_done(config: Config) -> None:
+    places = (f"{config.storage.uri}/{number}" for number in itertools.count())
+    examples = 150 if config.storage.uri.startswith("file:") else 10
+    run_state_machine_as_test(
+        lambda: RegistryMachine(open_store(next(places), config)),
+        settings=settings(max_examples=examples, stateful_step_count=25, deadline=None),
+    )
