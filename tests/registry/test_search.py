@@ -470,3 +470,36 @@ def test_columns_do_not_grow_with_values_that_were_replaced() -> None:
     for number in range(200):
         columns.select(parse(f"metadata.x{number} = 1"))
     assert len(columns._columns) <= 64
+
+
+class Counted(dict[str, ModelRecord]):
+    """Counts how often a record is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key: str) -> ModelRecord:
+        self.looks += 1
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looks += 1
+        return super().get(key, default)
+
+
+def test_a_search_looks_at_no_record_but_those_it_returns() -> None:
+    table = ModelTable()
+    table.records = records = Counted()
+    table.columns = Columns(records, table.order)
+    for number in range(2_000):
+        model = record(model_id=f"m-{number}", name=f"n{number % 7}", metrics={"rmse": number / 100}, aliases=())
+        table._add(model, number + 1)
+    query = 'name = "n3" and metrics.rmse < 1.5 and metadata.owner = "ops" and not tags contains "x"'
+    for sort in (None, "metrics.rmse", "-name"):
+        first = search(query, sort, 10, None)(table)  # makes the columns
+        records.looks = 0
+        assert search(query, sort, 10, None)(table) == first
+        assert records.looks == 10
+        records.looks = 0
+        rest = search(query, sort, 100, first.next_cursor)(table)
+        assert len(rest.models) == 11
+        assert records.looks == 11
