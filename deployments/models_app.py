@@ -21,13 +21,14 @@ from pydantic import Field
 
 from compute import load_config
 from compute.config import Bytes
+from compute.errors import ComputeError
 from deployments.application import Application
 from deployments.log import log_to_stderr
 from deployments.models_api import models_api
 from deployments.replicas import ReplicaArgs, serve_application
 from deployments.rows import Rows
 from deployments.scoring import Scorer
-from registry import get_model_registry
+from registry import ModelRegistry, get_model_registry
 
 if TYPE_CHECKING:
     from ray.serve import Application as ServeApplication
@@ -64,6 +65,7 @@ class Models:
         self._args = args
         self._config = load_config(args.config_path)
         self._registry = get_model_registry(self._config)
+        threading.Thread(target=_wake, args=(self._registry,), name="wake", daemon=True).start()
         threading.Thread(target=_import, args=(args.preload,), name="preload", daemon=True).start()
         self._scorer = Scorer(
             self._registry, max_bytes=args.cache_bytes, max_models=args.cache_models, threads=args.threads
@@ -76,6 +78,14 @@ class Models:
     async def predict(self, model_ref: str, rows: Rows, proba: bool = False) -> dict[str, Any]:
         """Predict raw rows, for handle calls; as `Scorer.predict`."""
         return await self._scorer.predict(model_ref, rows, proba=proba)
+
+
+def _wake(registry: ModelRegistry) -> None:
+    """Have the registry run before anyone asks: it has webhooks to tell what happened while it was away."""
+    try:
+        registry.changes()
+    except ComputeError:
+        logger.exception("event=registry_not_woken action=wait_for_a_request")
 
 
 def _import(libraries: list[str]) -> None:

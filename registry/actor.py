@@ -24,6 +24,7 @@ from compute.errors import BackendUnavailable, ComputeError
 from registry.catalog import ModelCatalog
 from registry.changes import Change, ChangePage
 from registry.collection import CollectionReport
+from registry.journal import GRACE
 from registry.maintenance import Maintenance
 from registry.models import Draft
 from registry.records import DeletedModel, ModelRecord
@@ -72,7 +73,9 @@ class ModelActor:
                     opened = ModelCatalog.of(self._config)
                     self._webhooks = WebhookService(opened, self._config.security)
                     self._webhooks.start()
-                    self._maintenance = Maintenance(opened)
+                    # A webhook that fails is told all it missed until it is disabled: till then it has to be there.
+                    grace = max(GRACE, 86400 * (1 + self._config.security.webhook_days))
+                    self._maintenance = Maintenance(opened, grace, [self._webhooks.journal])
                     self._opened = opened
         return self._opened
 

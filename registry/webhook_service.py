@@ -9,9 +9,10 @@ from compute.config import Security
 from registry.catalog import ModelCatalog
 from registry.changes import read_changes
 from registry.egress import check_url
+from registry.journal import Journal
 from registry.webhook_delivery import Deliverer
 from registry.webhook_message import Trial, send
-from registry.webhooks import Webhook, WebhookLog, new_test_id
+from registry.webhooks import Webhook, WebhookLog, WebhookTable, new_test_id
 
 
 class WebhookService:
@@ -30,6 +31,11 @@ class WebhookService:
         self._security = security
         self._log = WebhookLog(catalog.store)
         self._deliverer = Deliverer(catalog.journal, self._log, security)
+
+    @property
+    def journal(self) -> Journal[WebhookTable]:
+        """Where they are kept."""
+        return self._log.journal
 
     def start(self) -> None:
         """Begin to tell them."""
