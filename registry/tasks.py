@@ -39,7 +39,7 @@ class TaskTable:
     max_open : int
         Tasks that may be open at once.
     on_finish : callable, optional
-        Called with each record that an applied event has ended; forks do not call it.
+        Called with each record that an applied event has ended, or was loaded as ended; forks do not call it.
 
     Examples
     --------
@@ -91,6 +91,10 @@ class TaskTable:
         """Return the task that this caller submitted under this key, if it is remembered."""
         task_id = self._keys.get((caller, idempotency_key))
         return None if task_id is None else self._records[task_id]
+
+    def records(self) -> Iterator[TaskRecord]:
+        """Return all that are remembered, oldest first."""
+        return iter(list(self._records.values()))
 
     def open_tasks(self) -> Iterator[TaskRecord]:
         """Return what is not finished, oldest first."""
@@ -310,7 +314,11 @@ class TaskTable:
         leases, *tasks = items
         self._leases = leases
         for item in tasks:
-            self._add(TaskRecord.model_validate(item))
+            record = TaskRecord.model_validate(item)
+            self._add(record)
+            # Somebody may wait for it already: a journal that fell far behind is loaded anew.
+            if record.state.finished and self._on_finish is not None:
+                self._on_finish(record)
 
     def _add(self, record: TaskRecord) -> None:
         self._records[record.task_id] = record
