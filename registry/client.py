@@ -21,7 +21,7 @@ from registry.cache import ModelCache
 from registry.catalog import ModelCatalog
 from registry.changes import ChangePage
 from registry.collection import CollectionReport
-from registry.custom_formats import CustomFormat, open_formats
+from registry.custom_formats import open_formats
 from registry.formats import HEAD, detect_format, dump_model, load_native
 from registry.loaded import LoadedModel
 from registry.models import Draft, new_id
@@ -71,6 +71,7 @@ class ModelRegistry:
         self._config = config
         self._artifacts = ArtifactStore(open_store(config.storage.uri, config), NodeCache.of(config))
         self._remote = RemoteCatalog(config)
+        self._custom = open_formats(config.security.custom_formats)
 
     def __reduce__(self) -> tuple[Callable[[Config], ModelRegistry], tuple[Config]]:
         return ModelRegistry, (self._config,)
@@ -451,10 +452,6 @@ class ModelRegistry:
         if ray is not None and ray.is_initialized():
             return self._remote
         return _local_catalog(self._config)
-
-    @property
-    def _custom(self) -> Mapping[str, CustomFormat]:
-        return open_formats(self._config.security.custom_formats)
 
     def _load(self, record: ModelRecord, threads: int | None) -> LoadedModel:
         with self._artifacts.file(record.artifact) as path:
