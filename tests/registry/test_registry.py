@@ -481,6 +481,7 @@ def test_without_ray_and_with_it_are_one_registry(
         actor_registry.get_model(first)
 
 
+@pytest.mark.slow  # 10 s of retries
 @pytest.mark.parametrize("config", ["directory"], indirect=True)
 def test_an_actor_that_starts_while_its_store_is_away_recovers_by_itself(
     ray_cluster: str, s3_server: SeaweedServer, config: Config
