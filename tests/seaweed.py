@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from compute.config import S3, Config
 
@@ -104,6 +105,19 @@ class SeaweedServer:
         """Start it again, over the same data, on the same ports."""
         self.start()
 
+    def client(self) -> Any:
+        """Return the plainest client there is, which tries nothing twice; close it after use."""
+        import botocore.session
+
+        return botocore.session.Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            config=botocore.config.Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
+        )
+
     def options(self, endpoint_url: str | None = None) -> S3:
         """Return how it is reached; by way of a proxy when its address is given."""
         return S3(
@@ -119,16 +133,7 @@ class SeaweedServer:
         return config.model_copy(update={"storage": config.storage.model_copy(update=changes)})
 
     def _await_bucket(self) -> None:
-        import botocore.session
-
-        client = botocore.session.Session().create_client(
-            "s3",
-            region_name="us-east-1",
-            endpoint_url=self.endpoint_url,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-            config=botocore.config.Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
-        )
+        client = self.client()
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
