@@ -9,10 +9,11 @@ from registry.collection import CollectionReport
 from registry.encoding import encode
 from registry.entry import Event
 from registry.file_store import FileStore
-from registry.journal import Journal, State
+from registry.journal import Journal
 from registry.loaded import LoadedModel
 from registry.overlay import Overlay
 from registry.records import Artifact, DeletedModel, ModelRecord
+from registry.recovery import State
 from registry.search import SearchPage
 from registry.signature import Column, Signature, capture_signature
 from registry.storage import open_store

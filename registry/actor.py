@@ -24,7 +24,7 @@ from compute.errors import BackendUnavailable, ComputeError
 from registry.catalog import ModelCatalog
 from registry.changes import Change, ChangePage
 from registry.collection import CollectionReport
-from registry.journal import GRACE
+from registry.compaction import GRACE
 from registry.maintenance import Maintenance
 from registry.models import Draft
 from registry.records import DeletedModel, ModelRecord

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from compute import load_config
-from compute.errors import ComputeError
-from registry.compaction import CompactionReport, compact
-from registry.journal import GRACE
+from compute.errors import ComputeError, InvalidField
+from registry.compaction import GRACE, LEAST_GRACE, CompactionReport, compact
 from registry.journals import JOURNALS
 from registry.log import Log
 from registry.storage import open_store
@@ -33,6 +32,11 @@ def compact_store(store: ObjectStore, grace: float = GRACE) -> dict[str, Compact
     grace : float
         Seconds; see `registry.compaction.compact`.
 
+    Raises
+    ------
+    InvalidField
+        When the grace is so short that a process which stands still for a moment could be overtaken.
+
     Examples
     --------
     >>> import tempfile
@@ -40,6 +44,12 @@ def compact_store(store: ObjectStore, grace: float = GRACE) -> dict[str, Compact
     >>> compact_store(FileStore(tempfile.mkdtemp()))["models"].entries
     0
     """
+    if not grace >= LEAST_GRACE:
+        raise InvalidField(
+            f"a grace of {grace:g} s is not safe beside others that write",
+            hint=f"Give {LEAST_GRACE:g} s or more.",
+            context={"field": "grace"},
+        )
     return {prefix: compact(Log(store, prefix), grace) for prefix in JOURNALS}
 
 

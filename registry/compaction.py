@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.log import Log
+from compute.errors import Corrupt, KeyNotFound
+from registry.log import Log, Numbered
+from registry.parallel import read_ahead
 
-KEPT_SNAPSHOTS = 2
+logger = logging.getLogger(__name__)
+
+GRACE = 24 * 3600.0
+"""Seconds that entries stay after a snapshot made them superfluous, for those who follow the log."""
+TRUST = 1.0
+"""Seconds for which a look at the end of a log is believed, see `registry.journal`."""
+LEAST_GRACE = 3 * TRUST
+"""The least that is safe beside other processes; the clocks of stores tell whole seconds only."""
+
+_KEPT_SNAPSHOTS = 2
 
 
 class CompactionReport(BaseModel):
@@ -19,8 +32,8 @@ class CompactionReport(BaseModel):
     bytes: int = Field(0, description="Of all of them.")
 
 
-def compact(log: Log, grace: float) -> CompactionReport:
-    """Remove what lies before a snapshot that is older than the grace and not the newest.
+def compact(log: Log, grace: float = GRACE) -> CompactionReport:
+    """Remove what lies before a sound snapshot that is older than the grace and not the newest sound one.
 
     So the newest snapshot may be damaged, and nothing is lost: the one before it is there, and all entries after that.
 
@@ -29,12 +42,7 @@ def compact(log: Log, grace: float) -> CompactionReport:
     log : Log
         Of the journal.
     grace : float
-        Seconds; see `registry.journal.GRACE`.
-
-    Raises
-    ------
-    Corrupt
-        When the snapshot that is to stand for what goes, or the newest, is damaged: then nothing is removed.
+        Seconds by the clock of the store; at least `LEAST_GRACE` when others may write.
 
     Examples
     --------
@@ -48,21 +56,35 @@ def compact(log: Log, grace: float) -> CompactionReport:
     (2, [3])
     """
     snapshots = log.snapshots()
-    floor = next(
-        (found for found in snapshots[KEPT_SNAPSHOTS - 1 :] if _now(log) - found.stored.modified >= grace), None
-    )
-    if floor is None:
+    if len(snapshots) < _KEPT_SNAPSHOTS or (kept := _oldest_needed(log, snapshots, grace)) is None:
         return CompactionReport()
-    for number in (floor.number, snapshots[0].number):
-        log.read_snapshot(number)
-    log.mark_compacted(floor.number)
-    entries = [entry.stored for entry in log.entries() if entry.number <= floor.number]
-    old = [snapshot.stored for snapshot in reversed(snapshots) if snapshot.number < floor.number]
-    for stored in [*old, *entries]:
-        log.store.delete(stored.key)
-    return CompactionReport(
-        entries=len(entries), snapshots=len(old), bytes=sum(stored.size for stored in (*entries, *old))
-    )
+    log.mark_compacted(kept)
+    old = [snapshot.stored for snapshot in snapshots if snapshot.number < kept]
+    entries = [entry.stored for entry in log.entries() if entry.number <= kept]
+    for _ in read_ahead(log.store.delete, [stored.key for stored in (*old, *entries)]):
+        pass
+    freed = sum(stored.size for stored in (*entries, *old))
+    return CompactionReport(entries=len(entries), snapshots=len(old), bytes=freed)
+
+
+def _oldest_needed(log: Log, snapshots: list[Numbered], grace: float) -> int | None:
+    """Return the number of the newest snapshot that may stand for all before it."""
+    before = _now(log) - grace
+    sound = 0
+    for number, stored in snapshots:
+        if sound >= _KEPT_SNAPSHOTS - 1 and stored.modified > before:
+            continue
+        try:
+            log.read_snapshot(number)
+        except Corrupt as error:
+            logger.warning("event=snapshot_damaged key=%s action=not_relied_on error=%s", stored.key, error)
+            continue
+        except KeyNotFound:  # another compaction removed it
+            continue
+        sound += 1
+        if sound >= _KEPT_SNAPSHOTS:
+            return number
+    return None
 
 
 def _now(log: Log) -> float:

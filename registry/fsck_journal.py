@@ -15,7 +15,7 @@ from registry.entry import Event
 from registry.findings import Progress, Report
 from registry.log import Log
 from registry.parallel import read_ahead
-from registry.recovery import State, apply_events, replay
+from registry.recovery import State, apply_events, recover
 
 S = TypeVar("S", bound=State)
 
@@ -79,7 +79,7 @@ class JournalCheck(Generic[S]):
                 self._at += 1
         except KeyNotFound:
             if self._log.compacted() > self._at:
-                self._state, self._at, _ = replay(self._log, self._empty)
+                self._state, self._at, *_ = recover(self._log, self._empty)
         except Corrupt:
             self._state = None
         return self._state
@@ -172,9 +172,7 @@ class JournalCheck(Generic[S]):
 
     def _read_all(self) -> Iterator[tuple[int, list[Event] | None]]:
         total = len(self._entries)
-        # In a directory, threads would only be in each other's way.
-        local = self._log.store.local_path(self._log.entry_key(1)) is not None
-        entries = map(self._read, self._entries) if local else read_ahead(self._read, self._entries)
+        entries = map(self._read, self._entries) if self._log.local else read_ahead(self._read, self._entries)
         for done, (number, found) in enumerate(entries, start=1):
             self._progress(f"{self._log.prefix}, entries", done, total)
             self._report.count("entries")

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import deque
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from compute.errors import Corrupt, KeyNotFound
+from compute.errors import KeyNotFound
 from registry.entry import Event, decode_entry, decode_snapshot, encode_entry, encode_snapshot
+from registry.parallel import read_ahead
 from registry.store import ObjectStore, StoredObject, check_key
 
 logger = logging.getLogger(__name__)
 
-_READERS = 16
-_AHEAD = 64
-_ENTRY = re.compile(r"(\d{20})\.json")
-_SNAPSHOT = re.compile(r"(\d{20})\.json\.zz")
-_MARK = re.compile(r"(\d{20})")
+_CHUNK = 256
+_WIDEST = 64
+_NAMES = {
+    "log": re.compile(r"(\d{20})\.json"),
+    "snapshots": re.compile(r"(\d{20})\.json\.zz"),
+    "compacted": re.compile(r"(\d{20})"),
+}
 
 
 class Numbered(NamedTuple):
-    """An entry or a snapshot on the store."""
+    """An entry, a snapshot or a mark on the store."""
 
     number: int
     stored: StoredObject
@@ -31,6 +33,8 @@ class Numbered(NamedTuple):
 
 class Log:
     """Entries under ``<prefix>/log/<20 digits>.json``, snapshots under ``<prefix>/snapshots/<20 digits>.json.zz``.
+
+    A key ``<prefix>/compacted/<20 digits>``, the mark, says that entries up to this number may have been removed.
 
     Parameters
     ----------
@@ -44,8 +48,7 @@ class Log:
     >>> import tempfile
     >>> from registry.file_store import FileStore
     >>> log = Log(FileStore(tempfile.mkdtemp()), "models")
-    >>> log.append(1, [b'{"kind":"noted"}'])
-    173
+    >>> data = log.append(1, [b'{"kind":"noted"}'])
     >>> log.read(1), [entry.number for entry in log.entries()]
     ([{'kind': 'noted'}], [1])
     """
@@ -53,6 +56,8 @@ class Log:
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self.store = store
         self.prefix = check_key(prefix)
+        self.local = store.local_path(self.entry_key(0)) is not None
+        """Whether reading takes no request, so that threads would only be in each other's way."""
 
     def entry_key(self, number: int) -> str:
         """Return the key of an entry."""
@@ -62,38 +67,44 @@ class Log:
         """Return the key of the snapshot after an entry."""
         return f"{self.prefix}/snapshots/{number:020d}.json.zz"
 
-    def append(self, number: int, events: list[bytes]) -> int:
-        """Create an entry, and return its size; raises `KeyExists` when another writer did."""
+    def append(self, number: int, events: list[bytes]) -> bytes:
+        """Create an entry, and return its bytes; raises `KeyExists` when another writer did."""
         data = encode_entry(number, events)
         self.store.create(self.entry_key(number), data)
-        return len(data)
+        return data
 
     def read(self, number: int) -> list[Event]:
         """Return the events of an entry; raises `KeyNotFound` and `Corrupt`."""
-        key = self.entry_key(number)
-        return decode_entry(self.store.get(key), number, key)
+        return self.decode(number, self.store.get(self.entry_key(number)))
 
-    def read_many(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[Event]]]:
-        """Give several entries in the order asked for, read a few ahead at the same time: on S3 each is a request."""
-        pending: deque[tuple[int, Future[bytes]]] = deque()
+    def read_many(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """Give the bytes of entries, in the order asked for; on S3, many are read at the same time."""
+        keys = map(self.entry_key, numbers)
+        return map(self.store.get, keys) if self.local else read_ahead(self.store.get, keys)
 
-        def oldest() -> tuple[int, list[Event]]:
-            number, data = pending.popleft()
-            return number, decode_entry(data.result(), number, self.entry_key(number))
+    def following(self, number: int) -> tuple[list[bytes], bool]:
+        """Return the bytes of the entries after a number up to the first that is missing, and whether that was reached.
 
-        if self.store.local_path(self.entry_key(1)) is not None:  # threads would only be in each other's way
-            yield from ((number, self.read(number)) for number in numbers)
-            return
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="journal-read") as pool:
+        Not all at once when they are many.
+        """
+        found: list[bytes] = []
+        width = 1
+        while len(found) < _CHUNK:
+            first = number + 1 + len(found)
             try:
-                for number in numbers:
-                    pending.append((number, pool.submit(self.store.get, self.entry_key(number))))
-                    if len(pending) > _AHEAD:
-                        yield oldest()
-                while pending:
-                    yield oldest()
-            finally:
-                pool.shutdown(cancel_futures=True)
+                if self.local or width == 1:
+                    found.append(self.store.get(self.entry_key(first)))
+                else:
+                    for data in self.read_many(range(first, first + width)):
+                        found.append(data)  # noqa: PERF402  (what came before one that is missing counts)
+            except KeyNotFound:
+                return found, True
+            width = min(2 * width, _WIDEST)
+        return found, False
+
+    def decode(self, number: int, data: bytes) -> list[Event]:
+        """Return the events in the bytes of an entry; raises `Corrupt`."""
+        return decode_entry(data, number, self.entry_key(number))
 
     def remove(self, number: int) -> None:
         """Remove an entry."""
@@ -101,26 +112,23 @@ class Log:
 
     def compacted(self) -> int:
         """Return the number up to which entries were, or are being, removed by compaction; 0 when none were."""
-        return max((found.number for found in self._numbered("compacted", "", _MARK)), default=0)
+        return max((mark.number for mark in self._numbered("compacted")), default=0)
 
     def mark_compacted(self, number: int) -> None:
         """Say that all entries up to a number may be missing from now on."""
-        earlier = [found for found in self._numbered("compacted", "", _MARK) if found.number < number]
+        earlier = sorted(mark for mark in self._numbered("compacted") if mark.number < number)
         self.store.put(f"{self.prefix}/compacted/{number:020d}", b"")
-        for found in earlier:
-            self.store.delete(found.stored.key)
+        # The one before stays: a listing that is under way may miss what is new, and must not miss both.
+        for mark in earlier[:-1]:
+            self.store.delete(mark.stored.key)
 
     def entries(self, after: int = 0) -> Iterator[Numbered]:
         """Give the entries that there are after a number, in order."""
-        return self._numbered("log", self.entry_key(after) if after else "", _ENTRY)
+        return self._numbered("log", self.entry_key(after) if after else "")
 
     def snapshots(self) -> list[Numbered]:
         """Return the snapshots that there are, the newest first."""
-        return sorted(self._numbered("snapshots", "", _SNAPSHOT), reverse=True)
-
-    def newest_snapshot(self) -> int:
-        """Return the number of the newest snapshot, 0 when there is none."""
-        return max((snapshot.number for snapshot in self.snapshots()), default=0)
+        return sorted(self._numbered("snapshots"), reverse=True)
 
     def read_snapshot(self, number: int) -> Iterator[Any]:
         """Return the items of a snapshot, once its checksum was verified; raises `KeyNotFound` and `Corrupt`."""
@@ -131,57 +139,15 @@ class Log:
         """Store a snapshot; two writers write the same."""
         self.store.put(self.snapshot_key(number), encode_snapshot(number, items))
 
-    def replay(self) -> tuple[int, Iterator[Any], Iterator[tuple[int, list[Event]]]]:
-        """Return the number of the newest sound snapshot, its items, and the entries after it.
+    def _numbered(self, kind: str, after: str = "") -> Iterator[Numbered]:
+        folder = f"{self.prefix}/{kind}/"
+        for stored in self.store.scan(folder, after=after):
+            if match := _NAMES[kind].fullmatch(stored.key.removeprefix(folder)):
+                yield Numbered(int(match[1]), stored)
+            else:
+                logger.warning("event=foreign_key key=%s action=passed_over hint=move_it_away", stored.key)
 
-        Raises
-        ------
-        Corrupt
-            When an entry is damaged or missing, or compacted and in no sound snapshot.
-        KeyNotFound
-            While the entries are read, when a compaction overtook: begin again.
-        """
-        number, items = self._newest_sound()
-        newest = max((entry.number for entry in self.entries(after=number)), default=number)
-        if (compacted := self.compacted()) > number:
-            raise Corrupt(
-                f"the entries of {self.prefix} up to {compacted:,} were compacted, and no sound snapshot holds them",
-                hint=f"Restore {self.prefix}/snapshots/ from a backup of the store.",
-                context={"key": self.snapshot_key(compacted)},
-            )
-        # Not those that the listing shows: while others write, it may miss one and show the next.
-        return number, items, self._entries(number + 1, newest)
 
-    def _newest_sound(self) -> tuple[int, Iterator[Any]]:
-        for number, stored in self.snapshots():
-            try:
-                return number, self.read_snapshot(number)
-            except Corrupt:
-                # No event is lost: compaction leaves the entries after the snapshot before this one.
-                logger.exception("event=snapshot_damaged key=%s action=replay_from_an_older_one", stored.key)
-        return 0, iter(())
-
-    def _entries(self, first: int, last: int) -> Iterator[tuple[int, list[Event]]]:
-        expected = first
-        try:
-            for found in self.read_many(range(first, last + 1)):
-                expected = found[0] + 1
-                yield found
-        except KeyNotFound as error:
-            missing = self.entry_key(expected)
-            if self.compacted() >= expected:
-                raise
-            raise Corrupt(
-                f"{missing} is missing, and {self.entry_key(last)} comes after it",
-                hint="An entry was removed: restore it from a backup of the store.",
-                context={"key": missing},
-            ) from error
-
-    def _numbered(self, kind: str, after: str, name: re.Pattern[str]) -> Iterator[Numbered]:
-        for stored in self.store.scan(f"{self.prefix}/{kind}/", after=after):
-            match = name.fullmatch(stored.key.rpartition("/")[2])
-            if match is None:
-                raise Corrupt(
-                    f"{stored.key} has no business in the journal", hint="Move it away.", context={"key": stored.key}
-                )
-            yield Numbered(int(match[1]), stored)
+def clock() -> float:
+    """Return seconds that also go by while the machine sleeps, where the system knows how."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

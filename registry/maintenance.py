@@ -9,7 +9,8 @@ from typing import Any
 
 from compute.errors import ComputeError
 from registry.catalog import ModelCatalog
-from registry.journal import GRACE, Journal
+from registry.compaction import GRACE
+from registry.journal import Journal
 
 logger = logging.getLogger(__name__)
 
