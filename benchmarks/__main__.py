@@ -1,4 +1,7 @@
-"""``python -m benchmarks [NAME ...]``: run all benchmarks, or those named, and print a table."""
+"""``python -m benchmarks [--quick] [NAME ...]``: run all benchmarks, or those named, and print a table.
+
+``--quick`` shows in a minute or two that they work; figures come from a full run.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ import benchmarks
 _NOT_BENCHMARKS = {"__main__", "table"}
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run and print; 1 when a name is unknown."""
+    quick = "--quick" in arguments
+    names = [argument for argument in arguments if argument != "--quick"]
     known = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - _NOT_BENCHMARKS)
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -24,7 +29,7 @@ def main(names: list[str]) -> int:
         module = importlib.import_module(f"benchmarks.{name}")
         load = os.getloadavg()[0]
         began = time.perf_counter()
-        rows = module.run()
+        rows = module.run(quick=quick)
         summary = (module.__doc__ or name).splitlines()[0].rstrip(".")
         print(
             f"{name}: {summary} ({os.cpu_count()} cores, load {load:.1f} before, {time.perf_counter() - began:.0f} s)"

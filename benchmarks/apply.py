@@ -26,7 +26,7 @@ def statistics_of(part: Any) -> dict[str, float]:
     }
 
 
-def run() -> list[Row]:
+def run(*, quick: bool = False) -> list[Row]:
     """Measure the serial, the hand-written and our way."""
     import numpy as np
     import pandas as pd
@@ -34,6 +34,7 @@ def run() -> list[Row]:
 
     from compute.ray_backend import RayBackend
 
+    turns = 1 if quick else TURNS
     random = np.random.default_rng(0)
     data = pd.DataFrame(random.standard_normal((ROWS, 3)), columns=["value", "b", "c"])
     size = ROWS // PARTS
@@ -65,12 +66,12 @@ def run() -> list[Row]:
                     "by hand": by_hand,
                     "ray": lambda: distributed_apply(statistics_of, data, size, manager=manager),
                 },
-                TURNS,
+                turns,
             )
     finally:
         ray.shutdown()
     with ComputeManager(LocalBackend(WORKERS), load_config()) as manager:
-        seconds |= in_turns({"local": lambda: distributed_apply(statistics_of, data, size, manager=manager)}, TURNS)
+        seconds |= in_turns({"local": lambda: distributed_apply(statistics_of, data, size, manager=manager)}, turns)
     return [
         Row("in this process, part after part", seconds["serial"] * 1e3, "ms"),
         Row("ray.put and slices in the tasks, by hand", seconds["by hand"] * 1e3, "ms"),

@@ -20,12 +20,13 @@ def nothing(number: int) -> int:
     return number
 
 
-def run() -> list[Row]:
+def run(*, quick: bool = False) -> list[Row]:
     """Measure tasks a second, and one task and its result."""
     import ray
 
     from compute.ray_backend import RayBackend
 
+    turns = 1 if quick else TURNS
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     try:
         plain = ray.remote(nothing)
@@ -36,6 +37,7 @@ def run() -> list[Row]:
                 lambda: ray.get([plain.remote(number) for number in range(COUNT)]),
                 lambda: ray.get(plain.remote(1)),
                 manager,
+                turns,
                 targets=(0.85, 1.15),
             )
     finally:
@@ -47,6 +49,7 @@ def run() -> list[Row]:
             lambda: [future.result() for future in [pool.submit(nothing, number) for number in range(COUNT)]],
             lambda: pool.submit(nothing, 1).result(),
             manager,
+            turns,
         )
     return rows
 
@@ -57,6 +60,7 @@ def _compare(
     many: Callable[[], object],
     one: Callable[[], object],
     manager: ComputeManager,
+    turns: int,
     targets: tuple[float | None, float | None] = (None, None),
 ) -> list[Row]:
     def several(call: Callable[[], object]) -> Callable[[], None]:
@@ -75,7 +79,7 @@ def _compare(
             "peer one": several(one),
             "one": several(lambda: manager.get_result(manager.submit_task(nothing, 1))),
         },
-        TURNS,
+        turns,
     )
     rates = {name: COUNT / seconds[name] for name in ("peer many", "many", "map")}
     trips = {name: seconds[name] / ROUND_TRIPS * 1e6 for name in ("peer one", "one")}
