@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import httpx
 import psutil
@@ -73,8 +72,7 @@ def up() -> Cluster:
             ports = {"HTTP_PORT": http["port"], "DASHBOARD_PORT": preflight.port("DASHBOARD_PORT", 8265)}
             preflight.check_ports(ports)
             preflight.check_memory()
-            if config.storage.uri.startswith("file://"):
-                preflight.check_disk(Path(unquote(urlsplit(config.storage.uri).path)))
+            preflight.check_state(config)
             cluster = _start_ray(config, ports, str(http["host"]))
         _deploy(cluster, serve_config)
         _ensure_token(config)

@@ -1,4 +1,4 @@
-"""What must be free before a cluster is started: ports, memory, disk."""
+"""What must be there before a cluster is started: free ports, memory, and a place for the state."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
+from compute import Config
 from compute.errors import ConfigurationError, ResourcesUnavailable
+from registry import open_store
 
 MINIMUM_MEMORY = 3 * 2**30  # Ray, its dashboard, Serve's own actors and our replicas take 2.2 GB; the rest is for work
 MINIMUM_DISK = 2**30
@@ -59,6 +62,14 @@ def check_disk(directory: Path) -> None:
             f"{free / 2**20:.0f} MiB of disk is free at {existing}, and {MINIMUM_DISK / 2**20:.0f} MiB are needed",
             hint="Free some, or set COMPUTE_STORAGE__URI to another place.",
         )
+
+
+def check_state(config: Config) -> None:
+    """Refuse when the place of models, tasks and tokens cannot be read."""
+    parts = urlsplit(config.storage.uri)
+    if parts.scheme == "file":
+        check_disk(Path(unquote(parts.path)))
+    next(open_store(config.storage.uri, config).list("tokens/"), None)
 
 
 def _owner(number: int) -> str:

@@ -87,6 +87,8 @@ def storage_options(uri: str, config: Config) -> dict[str, Any]:
         options["endpoint_url"] = s3.endpoint_url
     if s3.access_key_id and s3.secret_access_key:
         options |= {"key": s3.access_key_id.get_secret_value(), "secret": s3.secret_access_key.get_secret_value()}
+    if s3.session_token:
+        options["token"] = s3.session_token.get_secret_value()
     if s3.region:
         options["client_kwargs"] = {"region_name": s3.region}
     return options
