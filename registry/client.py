@@ -24,13 +24,15 @@ from registry.collection import CollectionReport
 from registry.custom_formats import open_formats
 from registry.formats import HEAD, detect_format, dump_model, load_native
 from registry.loaded import LoadedModel
+from registry.mlflow_export import write_mlflow
+from registry.mlflow_import import open_mlflow
 from registry.models import Draft, new_id
 from registry.node_cache import NodeCache
 from registry.records import Artifact, DeletedModel, Format, ModelRecord
 from registry.search import SearchPage
 from registry.signature import Signature
 from registry.storage import open_store
-from registry.trial import examine, try_file
+from registry.trial import Trial, examine, try_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,18 +178,72 @@ class ModelRegistry:
             When it is anything else. Pickles, also packed ones, are refused and never unpickled.
         """
         fields = check_fields(model_type, metadata, tags, name, metrics, lineage, idempotency_key)
-        path = Path(path)
-        try:
-            with path.open("rb") as file:
-                model_format = detect_format(file.read(HEAD), self._custom)
-            trial = try_file(path, model_format, self._config.security.custom_formats)
-        except OSError as error:
-            raise DataNotFound(
-                f"cannot read the model file {path}: {error.strerror}", context={"path": str(path)}
-            ) from error
-        signature = signature or trial.signature
-        check_width(trial, signature)
-        return self._register(_draft(model_format, signature, fields), path)
+        return self._keep_file(Path(path), fields, lambda trial: signature or trial.signature)
+
+    def import_mlflow(
+        self,
+        directory: str | Path,
+        model_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] | None = None,
+        name: str | None = None,
+        *,
+        signature: Signature | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Keep a model that MLflow saved: of the flavours xgboost, lightgbm, sklearn (by skops) and onnx.
+
+        Parameters
+        ----------
+        directory : path-like
+            With the file ``MLmodel`` in it. MLflow's signature becomes ours, and what it says about its run goes under
+            ``mlflow`` into the lineage.
+        model_type : str, optional
+            By default the flavour.
+        metadata, tags, name, signature, metrics, lineage, idempotency_key
+            As in `register_model`.
+
+        Returns
+        -------
+        str
+            The model's id.
+
+        Raises
+        ------
+        UnsupportedFormat
+            When it is pickled, or of another flavour.
+        """
+        with open_mlflow(directory) as found:
+            kind = found.model_type if model_type is None else model_type
+            lineage = {**found.lineage, **(lineage or {})}
+            fields = check_fields(kind, metadata, tags, name, metrics, lineage, idempotency_key)
+            return self._keep_file(found.path, fields, lambda trial: signature or found.schema.signature(trial))
+
+    def export_mlflow(self, reference: str, directory: str | Path) -> None:
+        """Write a model as a directory that MLflow loads, and that predicts there as it does here.
+
+        ``mlflow.pyfunc.load_model`` gives the whole model, with its categories, times and labels;
+        ``mlflow.xgboost.load_model`` and the like give the native one.
+
+        Parameters
+        ----------
+        reference : str
+            As for `load_model`.
+        directory : path-like
+            Is made; it may not be there yet.
+
+        Raises
+        ------
+        CapabilityMissing
+            When MLflow could not predict the same.
+        Conflict
+            When the directory exists.
+        """
+        record = self._catalog.resolve(reference)
+        with self._artifacts.file(record.artifact) as path:
+            write_mlflow(record, path, Path(directory))
 
     def load_model(self, reference: str, threads: int | None = None) -> LoadedModel:
         """Return a model, ready to predict.
@@ -452,6 +508,20 @@ class ModelRegistry:
         if ray is not None and ray.is_initialized():
             return self._remote
         return _local_catalog(self._config)
+
+    def _keep_file(self, path: Path, fields: Mapping[str, Any], describe: Callable[[Trial], Signature | None]) -> str:
+        """Keep a file as it is, with the signature that is made from what the model says about itself."""
+        try:
+            with path.open("rb") as file:
+                model_format = detect_format(file.read(HEAD), self._custom)
+            trial = try_file(path, model_format, self._config.security.custom_formats)
+        except OSError as error:
+            raise DataNotFound(
+                f"cannot read the model file {path}: {error.strerror}", context={"path": str(path)}
+            ) from error
+        signature = describe(trial)
+        check_width(trial, signature)
+        return self._register(_draft(model_format, signature, fields), path)
 
     def _load(self, record: ModelRecord, threads: int | None) -> LoadedModel:
         with self._artifacts.file(record.artifact) as path:

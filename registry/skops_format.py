@@ -64,7 +64,7 @@ def dump_estimator(estimator: object, path: Path) -> None:
                 f"the {type(estimator).__name__} cannot be kept: {error!s:.300}",
                 hint="It may be made of scikit-learn's own parts only, with no own functions or classes.",
             ) from error
-        _check_types(file, type(estimator).__name__)
+        needed_types(file, type(estimator).__name__)
         _write_canonical(file, path)
 
 
@@ -79,7 +79,7 @@ def load_estimator(path: Path) -> Any:
     import skops.io
 
     _check_archive(path)
-    trusted = _check_types(path, "file")
+    trusted = needed_types(path)
     try:
         estimator = skops.io.load(path, trusted=trusted)
     except Exception as error:  # anything may be wrong with a file that was not written by skops
@@ -109,8 +109,14 @@ def _check_archive(path: Path) -> None:
         raise UnsupportedFormat(f"the file unpacks to more than {_MAX_UNPACKED >> 30} GiB")
 
 
-def _check_types(path: Path, what: str) -> list[str]:
-    """Return the types that the file needs beyond those of skops, all of them on the list."""
+def needed_types(path: Path, what: str = "file") -> list[str]:
+    """Return the types that a file needs beyond those that skops trusts by itself; all are on our list.
+
+    Raises
+    ------
+    UnsupportedFormat
+        When one is not.
+    """
     import skops.io
 
     try:

@@ -7,6 +7,7 @@ feature it asks for is there. xgboost, lightgbm and scikit-learn are imported wh
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -58,6 +59,14 @@ def check_xgboost_ubjson(data: bytes) -> None:
     try:
         _check_learner(read_ubjson(data)["learner"])
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise _unsound(f"it is cut off or garbled ({error!r:.100})") from error
+
+
+def check_xgboost_json(data: bytes) -> None:
+    """Refuse an XGBoost model in JSON as `check_xgboost_ubjson` does one in UBJSON."""
+    try:
+        _check_learner(json.loads(data)["learner"])
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise _unsound(f"it is cut off or garbled ({error!r:.100})") from error
 
 

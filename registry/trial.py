@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict
 from compute.errors import UnsupportedFormat
 from registry.custom_formats import open_formats
 from registry.formats import load_native
-from registry.loaded import derive_signature
+from registry.loaded import derive_signature, derive_task
 from registry.onnx_model import OnnxModel
 from registry.records import Format
-from registry.signature import Signature
+from registry.signature import Label, Signature, Task
 
 _LARGE = 256 * 2**20
 _MEMORY, _MEMORY_PER_BYTE = 4 * 2**30, 8
@@ -43,6 +43,8 @@ class Trial(BaseModel):
     signature: Signature | None
     width: int | None
     """How many features it takes, if it says."""
+    task: Task
+    classes: tuple[Label, ...] | None
 
 
 def examine(native: Any) -> Trial:
@@ -52,9 +54,10 @@ def examine(native: Any) -> Trial:
     --------
     >>> from sklearn.linear_model import LinearRegression
     >>> examine(LinearRegression().fit([[0.0], [1.0]], [1.0, 3.0]))
-    Trial(signature=None, width=1)
+    Trial(signature=None, width=1, task='regression', classes=None)
     """
-    return Trial(signature=derive_signature(native), width=_width(native))
+    task, classes = derive_task(native)
+    return Trial(signature=derive_signature(native), width=_width(native), task=task, classes=classes)
 
 
 def try_file(path: Path, model_format: Format, custom: tuple[str, ...] = ()) -> Trial:
