@@ -267,6 +267,12 @@ class ModelNotFound(ComputeError):
     code, status, title = "model-not-found", 404, "No such model"
 
 
+class UploadNotFound(ComputeError):
+    """No upload in parts has this id."""
+
+    code, status, title = "upload-not-found", 404, "No such upload"
+
+
 class WebhookNotFound(ComputeError):
     """No webhook has this id."""
 

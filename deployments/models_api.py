@@ -15,6 +15,9 @@ from deployments.artifacts_api import UPLOADS, artifacts_api
 from deployments.downloads import Downloads
 from deployments.events import RULES as EVENT_RULES
 from deployments.events import events_api
+from deployments.parts import PartUploads
+from deployments.parts_api import RULES as PART_RULES
+from deployments.parts_api import parts_api
 from deployments.records_api import EXAMPLE, Reference, records_api
 from deployments.records_api import RULES as RECORD_RULES
 from deployments.rendering import JSONResponse
@@ -30,6 +33,7 @@ from registry import ModelRegistry, get_webhooks, open_store
 RULES: Rules = {
     **RECORD_RULES,
     **ARTIFACT_RULES,
+    **PART_RULES,
     **EVENT_RULES,
     **WEBHOOK_RULES,
     # A prediction changes nothing, though it is a POST.
@@ -64,8 +68,10 @@ def models_api(registry: ModelRegistry, scorer: Scorer, config: Config, max_stre
     # Those with fixed paths first: a route is taken by the first that matches, and `/{model_id}` matches any word.
     events_api(app, registry, max_streams)
     webhooks_api(app, get_webhooks(config), Threads(4, "webhooks"))
+    store = open_store(config.storage.uri, config)
+    parts_api(app, registry, PartUploads(store, config.security.max_upload), config.security.max_body)
     records_api(app, registry, scorer, Threads(16, "registry"))
-    artifacts_api(app, registry, Downloads(open_store(config.storage.uri, config)))
+    artifacts_api(app, registry, Downloads(store))
 
     @app.post(
         "/{model_id}/predict",

@@ -31,22 +31,33 @@ def read_fields(given: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     >>> fields["model_type"], fields["tags"], fields["metrics"], fields["name"]
     ('xgboost', ['a', 'b'], {'rmse': 2}, None)
     """
-    if unknown := sorted(given.keys() - FIELDS.keys()):
-        raise InvalidField(
-            f"no field {unknown[0][:80]!r}",
-            hint=f"Fields are file, {', '.join(FIELDS)}.",
-            context={"field": unknown[0][:80]},
-        )
+    _refuse_unknown(given)
     values: dict[str, Any] = {key: _single(key, given.get(key, ())) for key in FIELDS if key != "tags"}
-    if not values["model_type"]:
-        raise InvalidField("the field 'model_type' is missing", context={"field": "model_type"})
     for key in _OBJECTS:
         if values[key] is not None:
             values[key] = _object(key, values[key])
+    tags = [tag.strip() for text in given.get("tags", ()) for tag in text.split(",") if tag.strip()]
+    return json_fields({**values, "tags": tags or None})
+
+
+def json_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments from fields that came as JSON; what they may be, the registry says."""
+    _refuse_unknown(given)
+    values = {key: given.get(key) for key in FIELDS}
+    if not values["model_type"]:
+        raise InvalidField("the field 'model_type' is missing", context={"field": "model_type"})
     if values["signature"] is not None:
         values["signature"] = _signature(values["signature"])
-    tags = [tag.strip() for text in given.get("tags", ()) for tag in text.split(",") if tag.strip()]
-    return {**values, "tags": tags or None}
+    return values
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    if unknown := sorted(given.keys() - FIELDS.keys()):
+        raise InvalidField(
+            f"no field {unknown[0][:80]!r}",
+            hint=f"Fields are {', '.join(FIELDS)}; and file in a form.",
+            context={"field": unknown[0][:80]},
+        )
 
 
 def _single(key: str, values: Sequence[str]) -> str | None:
@@ -62,7 +73,7 @@ def _object(key: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _signature(value: dict[str, Any]) -> Signature:
+def _signature(value: object) -> Signature:
     try:
         return Signature.model_validate_json(json.dumps(value))
     except ValueError as error:

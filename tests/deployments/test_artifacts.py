@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import socket
 import tempfile
 import time
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 
 from compute import Config
+from compute.errors import UploadNotFound
+from deployments.parts import PartUploads
 from deployments.tokens import Role
-from registry import ArtifactStore, ModelRegistry, get_model_registry, open_store
+from registry import ArtifactStore, FileStore, ModelRegistry, get_model_registry, open_store
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,76 @@ def test_a_client_that_goes_away_leaves_nothing(http: httpx.Client, model_file: 
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert len(http.get("/", params={"limit": 500}).json()["models"]) == count
+
+
+# In parts
+
+
+def test_a_file_is_uploaded_in_parts_of_any_order(http: httpx.Client, model_file: Path) -> None:
+    data = model_file.read_bytes()
+    begun = http.post("/uploads")
+    assert (begun.status_code, begun.json()["max_part"]) == (201, 2**20)
+    path = begun.headers["location"].removeprefix("/models")
+    parts = [data[start : start + 50_000] for start in range(0, len(data), 50_000)]
+    for number in range(len(parts), 0, -1):
+        headers = {"Content-Digest": f"sha-256=:{_digest(parts[number - 1])}:"}
+        for content in (b"again", parts[number - 1]):
+            status = http.put(f"{path}/{number}", content=content, headers=headers).status_code
+            assert status == (204 if content == parts[number - 1] else 400)
+    name = f"parts-{uuid.uuid4().hex[:8]}"
+    fields = {"parts": len(parts), "model_type": "xgboost", "name": name, "tags": ["a"], "metrics": {"rmse": 1}}
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    wrong = http.post(path, json={**fields, "digest": f"sha256:{'0' * 64}"})
+    assert (wrong.status_code, wrong.json()["context"]["found"]) == (400, digest)
+    missing = http.post(path, json={**fields, "parts": len(parts) + 2})
+    assert (missing.status_code, missing.json()["context"]["missing"]) == (409, [len(parts) + 1, len(parts) + 2])
+    for bad in ({"parts": 0}, {"parts": True}, {"parts": None}, {"digest": "x"}, {"status": "active"}, {"name": "a/b"},
+                {"model_type": None}, {"signature": 1}, {"tags": "x"}):  # fmt: skip
+        refused = http.post(path, json={**fields, **bad})
+        assert refused.status_code == 422, (bad, refused.text)
+    made = http.post(path, json={**fields, "digest": digest})
+    assert made.status_code == 201, made.text
+    assert (made.json()["artifact"]["digest"], made.json()["tags"]) == (digest, ["a"])
+    assert http.post(path, json=fields).json() == made.json()  # the answer may have been lost
+    assert http.get("/", params={"name": name}).json()["models"] == [made.json()]
+    assert http.get(f"/{name}/artifact").content == data
+    assert http.delete(path).status_code == 204
+    assert http.post(path, json=fields).status_code == 404
+
+
+def test_parts_have_a_size_and_a_sum(http: httpx.Client) -> None:
+    path = http.post("/uploads").headers["location"].removeprefix("/models")
+    assert http.put(f"{path}/1", content=b"x" * (2**20 + 1)).status_code == 413
+    for number in range(1, 9):
+        assert http.put(f"{path}/{number}", content=b"x" * 2**20).status_code == 204
+    assert http.put(f"{path}/8", content=b"y" * 2**20).status_code == 204
+    refused = http.put(f"{path}/9", content=b"x")
+    assert (refused.status_code, refused.json()["context"]["limit"]) == (413, 8 * 2**20)
+    for number in ("0", "10001", "-1"):
+        assert http.put(f"{path}/{number}", content=b"x").status_code == 422
+    http.delete(path)
+
+
+@pytest.mark.parametrize("upload_id", [f"u-{'0' * 32}", "u-1", "..%2f..%2fx", "a%00b", "x" * 90])
+def test_an_upload_that_was_not_begun_is_not_there(http: httpx.Client, upload_id: str) -> None:
+    for method, path in (("PUT", f"/uploads/{upload_id}/1"), ("POST", f"/uploads/{upload_id}")):
+        body = b'{"parts": 1, "model_type": "x"}'
+        assert http.request(method, path, content=body).status_code == 404, (method, path)
+
+
+def test_uploads_that_were_given_up_are_removed(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    uploads = PartUploads(store, 1000)
+    old, recent = uploads.begin(), uploads.begin()
+    for upload_id in (old, recent):
+        uploads.put(upload_id, 1, b"x")
+    for file in tmp_path.rglob(f"*{old}/*"):
+        os.utime(file, (0, 0))
+    os.utime(tmp_path / "uploads" / recent / "begun", (0, 0))  # it has a part that is new
+    uploads.begin()
+    assert {key.split("/")[1] for key in store.list("uploads/")} >= {recent}
+    with pytest.raises(UploadNotFound):
+        uploads.put(old, 2, b"x")
 
 
 # Out
