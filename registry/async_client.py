@@ -68,6 +68,8 @@ class AsyncModelRegistry:
 
     register_model = _coroutine(ModelRegistry.register_model)
     register_file = _coroutine(ModelRegistry.register_file)
+    import_mlflow = _coroutine(ModelRegistry.import_mlflow)
+    export_mlflow = _coroutine(ModelRegistry.export_mlflow)
     load_model = _coroutine(ModelRegistry.load_model)
     get_model = _coroutine(ModelRegistry.get_model)
     resolve = _coroutine(ModelRegistry.resolve)
