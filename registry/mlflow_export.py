@@ -175,11 +175,11 @@ def _onnx_signature(record: ModelRecord, path: Path) -> Mapping[str, Any]:
     signature = record.signature
     if signature is not None:
         _check_onnx(signature, model.feature_names_in_, model.classes_)
-    if model.feature_names_in_ is None:
+    described = model.signature("regression", None)
+    if model.feature_names_in_ is None or described is None:
         tensor = {"dtype": "float32", "shape": [-1, model.n_features_in_]}
         return {"inputs": json.dumps([{"type": "tensor", "tensor-spec": tensor}]), "outputs": None, "params": None}
-    columns = model.signature("regression", None).columns
-    return {"inputs": json.dumps([_column(column) for column in columns]), "outputs": None, "params": None}
+    return {"inputs": json.dumps([_column(column) for column in described.columns]), "outputs": None, "params": None}
 
 
 def _check_onnx(signature: Signature, names: Any, classes: Any) -> None:

@@ -90,7 +90,10 @@ def load_onnx(path: Path, threads: int | None = None) -> OnnxModel:
     except DecodeError as error:
         raise UnsupportedFormat(f"the file is not a whole ONNX model: {error!s:.200}", hint=_HINT) from error
     _check(model)
-    classes = find_classes(model)
+    try:
+        classes = find_classes(model)
+    except ValueError as error:
+        raise UnsupportedFormat(f"the labels of the ONNX model cannot be read: {error!s:.200}", hint=_HINT) from error
     del model  # the session reads the file by itself
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

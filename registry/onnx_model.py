@@ -21,6 +21,7 @@ _NUMBERS = {
     "tensor(uint8)": "uint8", "tensor(bool)": "bool",
 }  # fmt: skip
 _TEXT = "tensor(string)"
+_MAX_COLUMNS = 10_000
 _LABELS = ("tensor(int64)", "tensor(int32)", "tensor(bool)", _TEXT)
 
 
@@ -79,8 +80,13 @@ class OnnxModel:
             return None
         return tuple(column.name for column in self._columns)
 
-    def signature(self, task: Any, classes: Any) -> Signature:
-        """Describe what it takes, as far as it says: texts have no known categories, and nothing is null but floats."""
+    def signature(self, task: Any, classes: Any) -> Signature | None:
+        """Describe what it takes, as far as it says: texts have no known categories, and nothing is null but floats.
+
+        None when it takes more than 10,000 features, or two would have one name: it takes a matrix then.
+        """
+        if self.n_features_in_ > _MAX_COLUMNS or len({column.name for column in self._columns}) < len(self._columns):
+            return None
         return Signature(columns=tuple(self._columns), task=task, classes=classes)
 
     def predict(self, table: Any) -> NDArray[Any]:

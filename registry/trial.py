@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from compute.errors import UnsupportedFormat
+from compute.errors import ResourcesUnavailable, UnsupportedFormat
 from registry.custom_formats import open_formats
 from registry.formats import load_native
 from registry.loaded import derive_signature, derive_task
@@ -31,6 +31,7 @@ _LARGE = 256 * 2**20
 _MEMORY, _MEMORY_PER_BYTE = 4 * 2**30, 8
 """Of the child's address space: what libraries take, and what their loaders make of the file."""
 _SECONDS, _SECONDS_PER_BYTE = 120.0, 2e-7
+_SECRET = ("COMPUTE_", "AWS_", "RAY_")
 _PROGRAM = "import sys; from registry.trial import main; sys.exit(main(sys.argv[1:]))"
 _SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -82,11 +83,15 @@ def try_file(path: Path, model_format: Format, custom: tuple[str, ...] = ()) -> 
         return examine(load_native(model_format, path, foreign=True, custom=open_formats(custom)))
     seconds = _SECONDS + size * _SECONDS_PER_BYTE
     command = [sys.executable, "-c", _PROGRAM, str(path.absolute()), model_format, *custom]
-    environment = {**os.environ, **_SINGLE, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # Credentials are none of its business.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
+    environment |= {**_SINGLE, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
         )
+    except OSError as error:
+        raise ResourcesUnavailable(f"no process could be started to try the model in: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise UnsupportedFormat(f"the model was not loaded within {seconds:.0f} s") from error
     if done.returncode == 0:
