@@ -196,14 +196,21 @@ class ModelTable:
         records, deleted, order = dict(self.records), dict(self.deleted), dict(self.order)
         names, keys, changes = dict(self.names), dict(self.keys), dict(self.changes)
         registered, generations = self.registered, dict(self.generations)
+        signatures = list(self.signatures)
 
         def items() -> Iterator[Any]:
             yield {"registered": registered}
+            for signature in signatures:
+                yield {"signature": signature.model_dump(mode="json")}
+            numbers = {id(signature): number for number, signature in enumerate(signatures)}
             for name, known in names.items():
                 yield {"name": name, "newest": known.newest, "aliases": dict(known.aliases)}
             for model_id, number in order.items():
                 record, at = deleted[model_id] if model_id in deleted else (records[model_id], None)
-                yield {"record": record.model_dump(mode="json"), "deleted_at": at, "order": number}
+                fields = record.model_dump(mode="json", exclude={"signature"})
+                # A number in the place of the signature, which the versions of a model share.
+                fields["signature"] = numbers[id(record.signature)] if record.signature is not None else None
+                yield {"record": fields, "deleted_at": at, "order": number}
             for key, (model_id, fingerprint) in keys.items():
                 yield {"key": key, "model_id": model_id, "fingerprint": fingerprint}
             for digest, generation in generations.items():
@@ -216,12 +223,22 @@ class ModelTable:
     def load(self, items: Iterable[Any]) -> None:
         """Take the table from what `dump` gave; releases before 0.2 gave no order, and dropped no model."""
         last = 0
+        signatures: list[Signature] = []
         for item in items:
             if "record" in item:
-                record = ModelRecord.model_validate(item["record"])
-                self._add(record, item.get("order", self.registered + 1))
+                fields = item["record"]
+                if isinstance(fields["signature"], int):
+                    fields["signature"] = signatures[fields["signature"]]
+                    record = ModelRecord.model_validate(fields)
+                    self._insert(record, item["order"])
+                else:  # none, or as releases before 0.2 wrote it
+                    record = ModelRecord.model_validate(fields)
+                    self._add(record, item.get("order", self.registered + 1))
                 if item["deleted_at"] is not None:
                     self._remove(record.model_id, item["deleted_at"])
+            elif "signature" in item:
+                signature = Signature.model_validate(item["signature"])
+                signatures.append(self.signatures.setdefault(signature, signature))
             elif "name" in item:
                 self.names[item["name"]] = Name(item["newest"], item["aliases"])
             elif "key" in item:
@@ -235,10 +252,13 @@ class ModelTable:
         self.registered = max(self.registered, last)
 
     def _add(self, record: ModelRecord, order: int) -> None:
-        known = self.names.get(record.name, Name())
         if record.signature is not None:
             shared = self.signatures.setdefault(record.signature, record.signature)
             record = record.model_copy(update={"signature": shared})
+        self._insert(record, order)
+
+    def _insert(self, record: ModelRecord, order: int) -> None:
+        known = self.names.get(record.name, Name())
         self.records[record.model_id] = _lean(record)
         self.order[record.model_id] = self.registered = order
         self.versions[record.name, record.version] = record.model_id
