@@ -263,7 +263,7 @@ def test_what_was_compacted_before_it_was_told_is_owned_up_to(
         _register(catalog)
         catalog.journal.wait_for_snapshot()
     catalog.journal.compact(0.0)
-    service = serve(catalog)
+    service = serve(ModelCatalog.of(config))  # as after a restart: this one remembers the newest entries
     [message] = receiver.wait(1)
     assert message.json["type"] == "webhook.missed"
     assert message.json["data"]["after"] == "1.0"
