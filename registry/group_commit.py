@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from registry.recovery import State
 
 _MAX_BATCH = 512
 _MAX_BYTES = 8 << 20
+_PATIENCE = 0.5
+"""The part of a write's time that the next one waits for those who are about to come, at most."""
+_LONGEST = 0.02
 
 Decide = Callable[[Any], tuple[Sequence[Event], Any]]
 
@@ -43,7 +47,8 @@ class Ticket:
 class GroupCommit:
     """Runs commands in batches, in the order in which they came, one batch at a time.
 
-    The thread of the oldest command that waits writes for all of a batch, then wakes the next.
+    The thread of the oldest command that waits writes for all of a batch, then wakes the next. It waits a little for
+    those to come who were just answered.
 
     Parameters
     ----------
@@ -68,17 +73,29 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._queue: list[Ticket] = []
         self._busy = False
+        self._full = threading.Condition(self._lock)
+        self._expected = 1
+        """How many commands are likely to come soon: those who were just answered give the next ones."""
+        self._took = 0.0
+        """Seconds of the newest write."""
 
     def run(self, command: Decide) -> Any:
         """Return the command's answer, or raise its error."""
         ticket = Ticket(command)
-        with self._lock:
-            self._queue.append(ticket)
-            ticket.leads, self._busy = not self._busy, True
-        if not ticket.leads:
-            self._wait(ticket)
-        if ticket.leads:
-            self._lead()
+        try:
+            with self._lock:
+                self._queue.append(ticket)
+                ticket.leads, self._busy = not self._busy, True
+                if len(self._queue) == self._expected:
+                    self._full.notify()
+            if not ticket.leads:
+                ticket.woken.acquire()
+            if ticket.leads:
+                self._lead(ticket)
+        except BaseException:  # this thread was interrupted, wherever it was
+            with self._lock:
+                self._leave(ticket)
+            raise
         return ticket.outcome()
 
     def before_fork(self) -> None:
@@ -89,21 +106,15 @@ class GroupCommit:
         if in_child:
             self._begin()
 
-    def _wait(self, ticket: Ticket) -> None:
+    def _lead(self, own: Ticket) -> None:
+        batch = [own]
+        started = time.monotonic()
         try:
-            ticket.woken.acquire()
-        except BaseException:  # the thread was interrupted
-            with self._lock:
-                if ticket in self._queue:
-                    self._queue.remove(ticket)
-                if ticket.leads and not ticket.done:
-                    self._pass_on()
-            raise
-
-    def _lead(self) -> None:
-        with self._lock:
-            batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
-        try:
+            with self._full:
+                # Else every other batch would be of those few alone that came while the rest were still being written.
+                self._full.wait_for(lambda: len(self._queue) >= self._expected, self._took * _PATIENCE)
+                batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
+            started = time.monotonic()
             self._commit(batch)
         except BaseException as error:
             failure = error if isinstance(error, ComputeError) else _interrupted(error)
@@ -114,16 +125,21 @@ class GroupCommit:
                 raise
         finally:
             with self._lock:
-                self._pass_on()
+                self._took = min(time.monotonic() - started, _LONGEST)
+                self._expected = min(len(batch) + len(self._queue), _MAX_BATCH)
+                self._leave(own)
             for ticket in batch[1:]:  # the first is this thread's own
                 ticket.woken.release()
 
-    def _pass_on(self) -> None:
-        """Let the oldest that waits lead the next batch."""
-        self._busy = bool(self._queue)
-        if self._queue:
-            self._queue[0].leads = True
-            self._queue[0].woken.release()
+    def _leave(self, ticket: Ticket) -> None:
+        """Take a command out that waits for nothing any more; if it led, the oldest that waits leads the next batch."""
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+        if ticket.leads:
+            ticket.leads, self._busy = False, bool(self._queue)
+            if self._queue:
+                self._queue[0].leads = True
+                self._queue[0].woken.release()
 
 
 class Outcome(NamedTuple):
