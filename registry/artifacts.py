@@ -18,7 +18,9 @@ from registry.store import ObjectStore
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 2 << 20
+_CHUNK = 1 << 20
+_FILL = 8 << 20
+"""At a time into the cache: each turn costs a change between the threads that fetch, digest and write."""
 
 
 class ArtifactStore:
@@ -85,7 +87,7 @@ class ArtifactStore:
         """
         return b"".join(self.stream(artifact))
 
-    def stream(self, artifact: Artifact) -> Iterator[bytes]:
+    def stream(self, artifact: Artifact, chunk: int = _CHUNK) -> Iterator[bytes]:
         """Give the bytes a chunk at a time; raises `Corrupt` at the end when they are not what was written."""
         key = self.key(artifact)
         try:
@@ -97,7 +99,7 @@ class ArtifactStore:
                 context={"key": key},
             ) from error
         with file:
-            yield from _verified(_chunks(file), artifact, f"{key} in {self._store.uri}")
+            yield from _verified(_chunks(file, chunk), artifact, f"{key} in {self._store.uri}")
 
     @contextmanager
     def file(self, artifact: Artifact) -> Iterator[Path]:
@@ -117,7 +119,7 @@ class ArtifactStore:
             yield path
             return
         cache = self._cache if self._cache is not None else NodeCache.of(load_config())
-        with cache.file(artifact.digest, artifact.size, lambda: self.stream(artifact)) as cached:
+        with cache.file(artifact.digest, artifact.size, lambda: self.stream(artifact, _FILL)) as cached:
             yield cached
 
     def key(self, artifact: Artifact) -> str:
@@ -141,8 +143,8 @@ class ArtifactStore:
         return True
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
+def _chunks(file: BinaryIO, size: int = _CHUNK) -> Iterator[bytes]:
+    while chunk := file.read(size):
         yield chunk
 
 

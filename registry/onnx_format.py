@@ -102,7 +102,9 @@ def load_onnx(path: Path, threads: int | None = None) -> OnnxModel:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # its errors have no class in common
         raise UnsupportedFormat(f"the ONNX model cannot be run: {error!s:.300}", hint=_HINT) from error
     return OnnxModel(session, classes)
