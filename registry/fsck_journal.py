@@ -15,7 +15,7 @@ from registry.entry import Event
 from registry.findings import Progress, Report
 from registry.log import Log
 from registry.parallel import read_ahead
-from registry.recovery import State, apply_events, recover
+from registry.recovery import State, apply_events, collector_paused, recover
 
 S = TypeVar("S", bound=State)
 
@@ -68,7 +68,8 @@ class JournalCheck(Generic[S]):
         self._entries = [number for number in self._entries if number > self._floor]
         self._check_snapshots()
         self._check_gaps()
-        self._replay()
+        with collector_paused():
+            self._replay()
 
     def newest(self) -> S | None:
         """Return the state as it is now, or None when it cannot be told; call it after `run`."""

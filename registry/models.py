@@ -196,20 +196,20 @@ class ModelTable:
         records, deleted, order = dict(self.records), dict(self.deleted), dict(self.order)
         names, keys, changes = dict(self.names), dict(self.keys), dict(self.changes)
         registered, generations = self.registered, dict(self.generations)
-        signatures = list(self.signatures)
 
         def items() -> Iterator[Any]:
             yield {"registered": registered}
-            for signature in signatures:
-                yield {"signature": signature.model_dump(mode="json")}
-            numbers = {id(signature): number for number, signature in enumerate(signatures)}
+            signatures: dict[int | None, int | None] = {None: None}
             for name, known in names.items():
                 yield {"name": name, "newest": known.newest, "aliases": dict(known.aliases)}
             for model_id, number in order.items():
                 record, at = deleted[model_id] if model_id in deleted else (records[model_id], None)
-                fields = record.model_dump(mode="json", exclude={"signature"})
-                # A number in the place of the signature, which the versions of a model share.
-                fields["signature"] = numbers[id(record.signature)] if record.signature is not None else None
+                # The versions of a model share their signature: it comes before the first, and all have its number.
+                shared = None if record.signature is None else id(record.signature)
+                if record.signature is not None and shared not in signatures:
+                    signatures[shared] = len(signatures) - 1
+                    yield {"signature": record.signature.model_dump(mode="json")}
+                fields = record.model_dump(mode="json", exclude={"signature"}) | {"signature": signatures[shared]}
                 yield {"record": fields, "deleted_at": at, "order": number}
             for key, (model_id, fingerprint) in keys.items():
                 yield {"key": key, "model_id": model_id, "fingerprint": fingerprint}

@@ -69,7 +69,7 @@ def recover(log: Log, empty: Callable[[], S]) -> Recovered[S]:
     """
     for _ in range(_ATTEMPTS):
         try:
-            with _collector_paused():
+            with collector_paused():
                 found = _read(log, empty)
         except _Overtaken as overtaken:
             logger.info("event=compaction_overtook prefix=%s missing=%s action=begin_again", log.prefix, overtaken)
@@ -157,7 +157,7 @@ def apply_events(log: Log, state: State, number: int, events: Iterable[Event]) -
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Keep the garbage collector from looking through all that is read, again and again: two thirds of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
