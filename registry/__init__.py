@@ -6,11 +6,13 @@ from registry.changes import KINDS as CHANGE_KINDS
 from registry.changes import Change, ChangePage
 from registry.client import ModelRegistry, get_model_registry
 from registry.collection import CollectionReport
+from registry.custom_formats import CustomFormat
 from registry.encoding import encode
 from registry.entry import Event
 from registry.file_store import FileStore
 from registry.journal import Journal
 from registry.loaded import LoadedModel
+from registry.onnx_model import OnnxModel
 from registry.overlay import Overlay
 from registry.records import Artifact, DeletedModel, ModelRecord
 from registry.recovery import State
@@ -33,6 +35,7 @@ __all__ = [
     "ChangePage",
     "CollectionReport",
     "Column",
+    "CustomFormat",
     "DeletedModel",
     "Event",
     "FileStore",
@@ -41,6 +44,7 @@ __all__ = [
     "ModelRecord",
     "ModelRegistry",
     "ObjectStore",
+    "OnnxModel",
     "Overlay",
     "SearchPage",
     "Signature",
