@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,13 @@ from registry.store import ObjectStore
 from registry.task_record import TaskRecord
 from registry.tasks import MAX_OPEN, Event, TaskTable
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "tasks"
 
 _FORGET_AT_ONCE = 1000
+_GRACE = 3600.0
+"""Seconds that the journal goes back, at least; nobody follows it."""
 
 
 class TaskLog:
@@ -32,6 +37,8 @@ class TaskLog:
         Tasks that may be open at once.
     clock : callable
         Gives the time in seconds since 1970.
+    read_staleness : float
+        See `Journal`.
 
     Examples
     --------
@@ -53,13 +60,17 @@ class TaskLog:
         retention: float,
         max_open: int = MAX_OPEN,
         clock: Callable[[], float] = time.time,
+        read_staleness: float = 0.0,
     ) -> None:
         self.store = store
         self.clock = clock
         self._waiting_lock = threading.Lock()
         self._waiting: dict[str, Future[TaskRecord]] = {}
         self._journal: Journal[TaskTable] = Journal(
-            store, PREFIX, lambda: TaskTable(retention, max_open, on_finish=self._notify)
+            store,
+            PREFIX,
+            lambda: TaskTable(retention, max_open, on_finish=self._notify),
+            read_staleness=read_staleness,
         )
 
     def accept(self, task_id: str, *, until: float, **fields: Any) -> TaskRecord:
@@ -101,6 +112,12 @@ class TaskLog:
             return ([table.forget(expired)] if expired else []), expired
 
         return self._journal.execute(decide)
+
+    def compact(self) -> None:
+        """Remove what the journal needs no more."""
+        report = self._journal.compact(_GRACE)
+        if report.entries:
+            logger.info("event=tasks_compacted entries=%d bytes=%d", report.entries, report.bytes)
 
     def get(self, task_id: str) -> TaskRecord:
         """Return the record as it is now, in whatever process it was changed."""

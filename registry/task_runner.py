@@ -224,6 +224,8 @@ class TaskRunner:
                 self._heartbeat()
                 if time.monotonic() - self._swept > _SWEEP:
                     self.sweep()
+                    # In a thread of its own: it may take longer than the lease lasts.
+                    threading.Thread(target=self._compact, name=f"compact-{self.name}", daemon=True).start()
             except Exception:
                 # Whatever it was (the storage, most likely): without a next beat our tasks would go to others.
                 logger.exception("runner=%s heartbeat=failed", self.name)
@@ -239,6 +241,12 @@ class TaskRunner:
             running = list(self._running)
         for task_id in set(running).difference(record.task_id for record in mine):
             self._stop(task_id)
+
+    def _compact(self) -> None:
+        try:
+            self.log.compact()
+        except ComputeError:  # the storage, most likely: it is tried again after the next sweep
+            logger.exception("runner=%s compaction=failed", self.name)
 
     def sweep(self) -> int:
         """Forget what ended longer ago than results are kept, and remove its objects. Gives their number."""

@@ -43,7 +43,12 @@ class TaskService:
         max_open: int = MAX_OPEN,
     ) -> None:
         retention = config.monitoring.metrics_retention.days * DAY
-        self.log = TaskLog(open_store(config.storage.uri, config), retention=retention, max_open=max_open)
+        self.log = TaskLog(
+            open_store(config.storage.uri, config),
+            retention=retention,
+            max_open=max_open,
+            read_staleness=config.storage.staleness,
+        )
         self.runner = TaskRunner(self.log, config, name=name, manager=manager, slots=slots, lease=lease)
         self.runner.open()
 
