@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compute.errors import Conflict, Corrupt, PositionGone, StorageError
+from compute.errors import Conflict, Corrupt, InvalidField, PositionGone, StorageError
 from registry import Event, Journal, ObjectStore, Overlay
 from tests.interposed_store import InterposedStore
 
@@ -218,8 +218,6 @@ class JournalContract:
             Journal(store, "n", Others)
 
     def test_an_event_that_json_cannot_carry_fails_alone(self, store: ObjectStore) -> None:
-        from compute.errors import InvalidField
-
         journal = Journal(store, "n", Numbers)
         with pytest.raises(InvalidField):
             journal.execute(lambda n: ([{"name": "a", "add": float("nan"), "by": ""}], None))
@@ -272,30 +270,36 @@ class JournalContract:
         assert journal.execute(add("a", "1")) == 1
         assert journal.read(lambda n: (n.counts["a"], journal.sequence)) == (1, 1)
 
-    def test_an_event_that_does_not_fit_fails_alone(self, store: ObjectStore) -> None:
+    def test_what_is_wrong_with_a_command_concerns_it_alone(self, store: ObjectStore) -> None:
+        """Whether it raises, or its event is no JSON or does not fit: others of the same batch are written."""
         journal = Journal(store, "n", Numbers)
-        barrier = threading.Barrier(9)
+        wrong: list[Callable[[Numbers], tuple[list[Event], None]]] = [
+            lambda n: ([{"name": "a", "add": 1, "by": "x"}, {"unknown": 1}], None),
+            lambda n: ([{"name": "a", "add": 1, "by": "x"}, {"name": "a", "add": float("nan"), "by": "x"}], None),
+            lambda n: ([{"name": "a", "add": 1, "by": str(1 // 0)}], None),
+        ]
+        barrier = threading.Barrier(12)
         failed: list[Exception] = []
 
         def work(number: int) -> None:
             barrier.wait()
             try:
-                if number:
-                    journal.execute(add("a", "1"))
+                if number < len(wrong):
+                    journal.execute(wrong[number])
                 else:
-                    journal.execute(lambda n: ([{"name": "a", "add": 1, "by": "x"}, {"unknown": 1}], None))
-            except KeyError as error:
+                    journal.execute(add("a", "1"))
+            except (KeyError, InvalidField, ZeroDivisionError) as error:
                 failed.append(error)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [str(error) for error in failed] == ["'name'"]
+        assert {type(error) for error in failed} == {KeyError, InvalidField, ZeroDivisionError}
         for each in (journal, Journal(store, "n", Numbers)):
             assert each.read(lambda n: set(n.history.values())) == {"1"}
-            assert each.read(lambda n: n.counts["a"]) == 8
+            assert each.read(lambda n: n.counts["a"]) == 9
 
     def test_an_entry_that_does_not_fit_spoils_nothing_that_is_served(self, store: ObjectStore) -> None:
         journal = Journal(store, "n", Numbers)
