@@ -115,6 +115,18 @@ def test_works_in_a_process_that_was_forked(s3_server: SeaweedServer, place: str
     subprocess.run([sys.executable, "-W", "ignore", "-c", _CHILD, place, options], check=True, timeout=60)
 
 
+def test_keys_and_server_may_come_from_the_standard_chain(
+    s3_server: SeaweedServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint_url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    store = S3Store(place, S3(connect_timeout=4))
+    store.create("key", b"data")
+    assert store.get("key") == b"data"
+
+
 # What a person has to mend
 
 
