@@ -280,6 +280,7 @@ class JournalContract:
         ]
         barrier = threading.Barrier(12)
         failed: list[Exception] = []
+        answers: list[int] = []
 
         def work(number: int) -> None:
             barrier.wait()
@@ -287,7 +288,7 @@ class JournalContract:
                 if number < len(wrong):
                     journal.execute(wrong[number])
                 else:
-                    journal.execute(add("a", "1"))
+                    answers.append(journal.execute(add("a", "1")))
             except (KeyError, InvalidField, ZeroDivisionError) as error:
                 failed.append(error)
 
@@ -297,6 +298,7 @@ class JournalContract:
         for thread in threads:
             thread.join()
         assert {type(error) for error in failed} == {KeyError, InvalidField, ZeroDivisionError}
+        assert sorted(answers) == list(range(1, 10))
         for each in (journal, Journal(store, "n", Numbers)):
             assert each.read(lambda n: set(n.history.values())) == {"1"}
             assert each.read(lambda n: n.counts["a"]) == 9
@@ -382,6 +384,7 @@ class JournalContract:
         assert Journal(store, "n", Numbers).read(lambda n: list(n.history.values()))[-2:] == ["22", "lagging"]
         store.put("n/snapshots/00000000000000000020.json.zz", b"")
         assert Journal(store, "n", Numbers).read(lambda n: n.counts["a"]) == 24
+        assert [key[-2:] for key in store.list("n/compacted/")] == ["15"]
         store.delete("n/snapshots/00000000000000000015.json.zz")
         with pytest.raises(Corrupt, match="up to 15 were compacted, and no sound snapshot"):
             Journal(store, "n", Numbers)

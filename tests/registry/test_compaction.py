@@ -117,6 +117,7 @@ def test_processes_start_while_another_compacts_and_a_third_writes(tmp_path: Pat
             assert process.stdout is not None
             process.stdout.close()
     assert sum(removed) > 0
+    assert len(list(FileStore(tmp_path).list("n/compacted/"))) <= 2
     assert starts > 10
     assert Journal(FileStore(tmp_path), "n", Numbers).read(lambda n: n.counts["a"]) - told[-1] in (0, 1)
 
