@@ -6,7 +6,6 @@ What MLflow makes of our exports is seen in ``tests/mlflow``, in an environment 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ import yaml
 from compute import Config
 from compute.errors import CapabilityMissing, Conflict, DataNotFound, UnsupportedFormat
 from registry import ModelRegistry, Signature, capture_signature, mlflow_pyfunc
+from tests.environment import environment
 
 pytestmark = pytest.mark.parametrize("config", ["directory"], indirect=True)
 
@@ -236,9 +236,8 @@ def test_what_mlflow_would_predict_otherwise_is_not_exported(local_registry: Mod
 
 def test_the_command(config: Config, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "COMPUTE_STORAGE__URI": config.storage.uri}
         command = [sys.executable, "-m", "registry.mlflow", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=environment(config), capture_output=True, text=True, check=False)
 
     taken = run("import", str(MODELS / "xgboost"), "--name", "delays", "--tag", "mlflow")
     assert (taken.returncode, taken.stderr) == (0, "")

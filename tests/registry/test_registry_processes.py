@@ -21,6 +21,7 @@ from registry.actor import NAMESPACE, ModelActor, RemoteCatalog, actor_name
 from registry.catalog import ModelCatalog
 from registry.models import Draft, new_id
 from registry.records import Artifact
+from tests.environment import environment
 
 ARTIFACT = Artifact(digest="sha256:" + "0" * 64, size=1)
 
@@ -31,13 +32,15 @@ def draft(name: str = "line", **fields: Any) -> Draft:
 
 _WRITER = """
 import sys
+from compute import load_config
 from registry import open_store
 from registry.catalog import ModelCatalog
 from tests.registry.test_registry_processes import draft
 from registry.models import new_id
-catalog = ModelCatalog(open_store(sys.argv[1]), snapshot_every=20)
-shared = sys.argv[2]
-for number in range(int(sys.argv[3])):
+config = load_config()
+catalog = ModelCatalog(open_store(config.storage.uri, config), snapshot_every=20)
+shared = sys.argv[1]
+for number in range(int(sys.argv[2])):
     record = catalog.register(draft(f"n{number % 2}"))
     catalog.update(record.model_id, {"status": "archived"}, record.revision, new_id())
     while True:  # a counter that all add to, by optimistic concurrency
@@ -54,12 +57,15 @@ for number in range(int(sys.argv[3])):
 
 
 def test_processes_share_a_store_without_losing_an_update(config: Config) -> None:
-    catalog = ModelCatalog(open_store(config.storage.uri))
+    catalog = ModelCatalog(open_store(config.storage.uri, config))
     shared = catalog.register(draft("shared")).model_id
     count, rounds = 4, 20
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _WRITER, config.storage.uri, shared, str(rounds)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-W", "ignore", "-c", _WRITER, shared, str(rounds)],
+            env=environment(config),
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(count)
     ]
@@ -72,7 +78,7 @@ def test_processes_share_a_store_without_losing_an_update(config: Config) -> Non
     assert catalog.get(shared).metadata == {"count": count * rounds}
     assert catalog.get(shared).revision == count * rounds + 1
     kept = {model_id for model_id, _, _, deleted in lines if deleted == "False"}
-    for reader in (catalog, ModelCatalog(open_store(config.storage.uri))):
+    for reader in (catalog, ModelCatalog(open_store(config.storage.uri, config))):
         records = reader.list()
         assert {record.model_id for record in records} == {*kept, shared}
         assert all(

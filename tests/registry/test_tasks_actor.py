@@ -21,6 +21,7 @@ from registry import get_task_registry, open_store
 from registry.task_actor import get_actor
 from registry.task_client import TaskRegistry
 from registry.task_record import new_task_id
+from tests.environment import environment
 from tests.registry.task_entries import ENTRY
 
 
@@ -162,10 +163,13 @@ for task_id in sys.argv[2:]:
 @pytest.mark.slow
 def test_a_lost_cluster_loses_no_task(config: Config, tmp_path: Path) -> None:
     """All of it is killed at once, head included; another one over the same storage goes on."""
-    environment = {**os.environ, "COMPUTE_STORAGE__URI": config.storage.uri}
     command = [sys.executable, "-c", _CLUSTER]
     first = subprocess.Popen(
-        [*command, "submit", str(tmp_path)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "submit", str(tmp_path)],
+        env=environment(config),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert first.stdout is not None
     assert first.stdin is not None
@@ -180,7 +184,7 @@ def test_a_lost_cluster_loses_no_task(config: Config, tmp_path: Path) -> None:
     first.stdin.close()
     first.stdout.close()
     done = subprocess.run(
-        [*command, "wait", *ids], env=environment, capture_output=True, text=True, timeout=200, check=True
+        [*command, "wait", *ids], env=environment(config), capture_output=True, text=True, timeout=200, check=True
     )
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("SUCCEEDED")]
     assert [line[2] for line in lines] == ["3.0"] * 5

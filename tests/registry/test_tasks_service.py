@@ -21,6 +21,7 @@ from registry import TaskRecord, get_task_registry, open_store
 from registry.task_client import TaskRegistry
 from registry.task_record import new_task_id
 from registry.task_service import TaskService
+from tests.environment import environment
 from tests.registry.task_entries import ENTRY
 
 
@@ -201,15 +202,9 @@ for _ in range(3):
 
 
 def test_what_a_killed_process_left_open_goes_on_in_the_next(local: Config, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "COMPUTE_STORAGE__URI": local.storage.uri,
-        "COMPUTE_COMPUTE__BACKEND": "local",
-        "COMPUTE_COMPUTE__LOCAL_WORKERS": "2",
-    }
     process = subprocess.Popen(
         [sys.executable, "-c", _CHILD + "time.sleep(600)", "3", str(tmp_path)],
-        env=environment,
+        env={**environment(local), "COMPUTE_COMPUTE__BACKEND": "local", "COMPUTE_COMPUTE__LOCAL_WORKERS": "2"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -232,10 +227,9 @@ def test_what_a_killed_process_left_open_goes_on_in_the_next(local: Config, tmp_
 
 
 def test_a_process_that_ends_lets_go_of_its_tasks_at_once(local: Config, tmp_path: Path) -> None:
-    environment = {**os.environ, "COMPUTE_STORAGE__URI": local.storage.uri, "COMPUTE_COMPUTE__BACKEND": "local"}
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, "20", str(tmp_path)],
-        env=environment,
+        env={**environment(local), "COMPUTE_COMPUTE__BACKEND": "local"},
         capture_output=True,
         text=True,
         timeout=60,

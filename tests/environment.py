@@ -1,0 +1,21 @@
+"""What a process that a test starts needs in its environment to read and write the same state."""
+
+from __future__ import annotations
+
+import os
+
+from compute import Config
+
+
+def environment(config: Config) -> dict[str, str]:
+    """Return the environment of this process, with the place of the state and the way to it."""
+    storage = config.storage
+    values = {
+        "URI": storage.uri,
+        "S3__ENDPOINT_URL": storage.s3.endpoint_url,
+        "S3__REGION": storage.s3.region,
+        "S3__ACCESS_KEY_ID": storage.s3.access_key_id and storage.s3.access_key_id.get_secret_value(),
+        "S3__SECRET_ACCESS_KEY": storage.s3.secret_access_key and storage.s3.secret_access_key.get_secret_value(),
+        "READ_STALENESS": storage.read_staleness if storage.read_staleness is None else str(storage.read_staleness),
+    }
+    return os.environ | {f"COMPUTE_STORAGE__{name}": value for name, value in values.items() if value}
