@@ -50,6 +50,10 @@ class SeaweedServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Start it, and wait until it takes a bucket."""
         (self._directory / "data").mkdir(parents=True, exist_ok=True)

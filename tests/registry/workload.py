@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compute.errors import ComputeError
+from registry import ArtifactStore
 from registry.actor import RemoteCatalog
 from registry.catalog import ModelCatalog
 from registry.models import Draft, new_id
@@ -22,7 +23,7 @@ from registry.records import Artifact, ModelRecord
 from tests.registry.linearizability import UNKNOWN, Kind, Operation, Seen
 
 NAMES = ("alpha", "beta", "gamma")
-_ARTIFACT = Artifact(digest=f"sha256:{'0' * 64}", size=1)
+_NOTHING = Artifact(digest=f"sha256:{'0' * 64}", size=1)
 _REFUSALS = ("model-not-found", "revision-mismatch")
 
 
@@ -37,17 +38,31 @@ class Client:
         See `linearizability`.
     notes : Path
         Where it is written down; one client's own.
+    artifacts : ArtifactStore, optional
+        Where the bytes of models go before they are registered; by default there are none.
     """
 
-    def __init__(self, catalog: ModelCatalog | RemoteCatalog, session: str, notes: Path) -> None:
+    def __init__(
+        self,
+        catalog: ModelCatalog | RemoteCatalog,
+        session: str,
+        notes: Path,
+        artifacts: ArtifactStore | None = None,
+    ) -> None:
         self._catalog = catalog
         self._session = session
+        self._artifacts = artifacts
         self._notes = os.open(notes, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def register(self, name: str) -> Seen | None:
         model = new_id()
-        draft = Draft(model_id=model, name=name, model_type="t", format="onnx", artifact=_ARTIFACT)
-        return self._do("register", name, lambda: self._catalog.register(draft), change=model)
+
+        def call() -> ModelRecord:
+            artifact = _NOTHING if self._artifacts is None else self._artifacts.write(os.urandom(2000))
+            draft = Draft(model_id=model, name=name, model_type="t", format="onnx", artifact=artifact)
+            return self._catalog.register(draft)
+
+        return self._do("register", name, call, change=model)
 
     def patch(self, seen: Seen) -> Seen | None:
         change = new_id()
