@@ -135,13 +135,19 @@ class Monitoring(_Section):
 class S3(_Section):
     """Access to S3; what is left out comes from the standard AWS chain."""
 
-    endpoint_url: str | None = None
+    endpoint_url: str | None = Field(None, pattern=r"^https?://", description="Of a server other than AWS's.")
     region: str | None = None
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     connect_timeout: float = Field(5, gt=0, description="Seconds to wait for a connection.")
     read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes of an answer.")
+
+    @model_validator(mode="after")
+    def _both_keys(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key belong together: give both or neither")
+        return self
 
 
 class Cache(_Section):

@@ -27,10 +27,14 @@ TRIES = 6
 _CONNECTIONS = 64
 _LONGEST_PAUSE = 5.0
 _FIRST_PAUSE = 0.1
-_RETRIED_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "InternalError"})
-"""Besides every status of 500 and above, and 429."""
-_CONFLICT = "ConditionalRequestConflict"
-"""Another conditional write of the key is under way; S3 asks to try again."""
+_RETRIED_CODES = frozenset(
+    {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "InternalError"}
+    # Another write of the key is under way; S3 asks to try again.
+    | {"ConditionalRequestConflict", "OperationAborted"}
+    # The body did not come through as it was sent.
+    | {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+)
+"""Besides 429 and every status of 500 and above but 501."""
 
 _sessions: dict[tuple[int, S3], Any] = {}
 _sessions_lock = threading.Lock()
@@ -44,6 +48,11 @@ _HINTS = {
     "ExpiredToken": "Renew the session token of the credentials.",
     "RequestTimeTooSkewed": "Set this machine's clock.",
     "403": "See the credentials (storage.s3) and the bucket's policy.",
+    "NotImplemented": "State needs a server that knows conditional writes (If-None-Match).",
+    "PermanentRedirect": "Set storage.s3.region to the region of the bucket.",
+    "AuthorizationHeaderMalformed": "Set storage.s3.region to the region of the bucket.",
+    "ParamValidationError": "See the name of the bucket in storage.uri.",
+    "SSLError": "See that storage.s3.endpoint_url says http or https as the server does, and its certificate is known.",
     "NoCredentialsError": "Give storage.s3.access_key_id and secret_access_key, or credentials of AWS's chain.",
     "EndpointConnectionError": "See that the server at storage.s3.endpoint_url is up and can be reached.",
 }
@@ -99,7 +108,7 @@ class S3Client:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            if status >= 500 or status == 429 or code in _RETRIED_CODES or code == _CONFLICT:
+            if (status >= 500 and status != 501) or status == 429 or code in _RETRIED_CODES:
                 raise
             message = str(error.response.get("Error", {}).get("Message", ""))
             raise Refused(code or str(status), status, message) from error

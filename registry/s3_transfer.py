@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from compute.errors import StorageError
 from registry.s3_client import Refused, S3Client
+
+logger = logging.getLogger(__name__)
 
 RANGE = 8 << 20
 RANGES_AHEAD = 6
@@ -122,48 +127,51 @@ def upload(client: S3Client, bucket: str, key: str, chunks: Iterable[bytes]) -> 
     first = next(parts, b"")
     second = next(parts, None)
     if second is None:
-        client.run(_put(client, place, first))
+        client.run(_put(client, place, first, md5(first)))
         return
-    upload_id = client.run(_create_upload(client, place))
+    mark = uuid.uuid4().hex
+    upload_id = client.run(_create_upload(client, place, mark))
     sending: deque[Future[dict[str, Any]]] = deque()
     sent: list[dict[str, Any]] = []
-    total = 0
     try:
         for number, part in enumerate(_chain(first, second, parts), start=1):
             if len(sending) == PARTS_AT_ONCE:
                 sent.append(sending.popleft().result())
-            sending.append(client.start(_put_part(client, place, upload_id, number, part)))
-            total += len(part)
+            # The digest is made here: on the loop, it would hold up the requests of other threads.
+            sending.append(client.start(_put_part(client, place, upload_id, number, part, md5(part))))
         sent.extend(future.result() for future in sending)
-        client.run(_complete(client, place, upload_id, sent, total))
+        client.run(_complete(client, place, upload_id, mark, sent))
     except BaseException:
         for future in sending:
             future.cancel()
-        client.run(_abort(client, place, upload_id))
+        try:
+            client.run(_abort(client, place, upload_id))
+        except StorageError as error:  # what went wrong first is what the caller has to know
+            logger.warning("event=s3_upload_left key=%s upload_id=%s error=%s", key, upload_id, error)
         raise
 
 
-async def _put(client: S3Client, place: dict[str, str], data: bytes) -> None:
+async def _put(client: S3Client, place: dict[str, str], data: bytes, digest: str) -> None:
     async def attempt() -> None:
-        await client.request("put_object", **place, Body=data, ContentMD5=md5(data))
+        await client.request("put_object", **place, Body=data, ContentMD5=digest)
 
     await _insist(client, "write", place, attempt)
 
 
-async def _create_upload(client: S3Client, place: dict[str, str]) -> str:
+async def _create_upload(client: S3Client, place: dict[str, str], mark: str) -> str:
     async def attempt() -> str:
-        answer = await client.request("create_multipart_upload", **place)
+        answer = await client.request("create_multipart_upload", **place, Metadata={"upload": mark})
         return str(answer["UploadId"])
 
     return str(await _insist(client, "write", place, attempt))
 
 
 async def _put_part(
-    client: S3Client, place: dict[str, str], upload_id: str, number: int, data: bytes
+    client: S3Client, place: dict[str, str], upload_id: str, number: int, data: bytes, digest: str
 ) -> dict[str, Any]:
     async def attempt() -> dict[str, Any]:
         answer = await client.request(
-            "upload_part", **place, UploadId=upload_id, PartNumber=number, Body=data, ContentMD5=md5(data)
+            "upload_part", **place, UploadId=upload_id, PartNumber=number, Body=data, ContentMD5=digest
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
@@ -172,7 +180,7 @@ async def _put_part(
 
 
 async def _complete(
-    client: S3Client, place: dict[str, str], upload_id: str, parts: list[dict[str, Any]], size: int
+    client: S3Client, place: dict[str, str], upload_id: str, mark: str, parts: list[dict[str, Any]]
 ) -> None:
     async def attempt() -> None:
         try:
@@ -180,8 +188,10 @@ async def _complete(
                 "complete_multipart_upload", **place, UploadId=upload_id, MultipartUpload={"Parts": parts}
             )
         except Refused as error:
-            # The answer to an earlier attempt may have been lost: then the upload is over, and the object is there.
-            if error.code != "NoSuchUpload" or (await client.request("head_object", **place))["ContentLength"] != size:
+            if error.code != "NoSuchUpload":
+                raise
+            # The answer to an earlier attempt may have been lost: then the object is there, and bears our mark.
+            if (await client.request("head_object", **place))["Metadata"].get("upload") != mark:
                 raise
 
     await _insist(client, "write", place, attempt)

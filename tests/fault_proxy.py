@@ -20,12 +20,16 @@ Fault = Literal[
     "delay",  # done a little later
     "late",  # the line breaks, and the server does it a while after that
     "truncate",  # done, and the body of the answer ends in the middle
+    "corrupt",  # a byte of the body of the request is changed on the way
 ]
-FAULTS: tuple[Fault, ...] = ("drop", "lose", "busy", "fail", "lie", "delay", "late", "truncate")
+FAULTS: tuple[Fault, ...] = ("drop", "lose", "busy", "fail", "lie", "delay", "late", "truncate", "corrupt")
 DELAY = 0.05
 
 Plan = Callable[[str, str], Fault | None]
 """Takes the method and the path of a request, and says what is to happen to it."""
+
+Amend = Callable[[str, str, dict[str, str], bytes], dict[str, str]]
+"""Takes the method, the path, the headers and the body of a request, and gives the headers to send on."""
 
 
 class FaultProxy:
@@ -35,12 +39,15 @@ class FaultProxy:
     ----------
     plan : Plan
         May be changed at any time.
+    amend : Amend, optional
+        What stands between client and server may change requests that are otherwise sound.
     requests : list of (method, path)
         All that came.
     """
 
     def __init__(self, upstream: str, plan: Plan) -> None:
         self.plan = plan
+        self.amend: Amend | None = None
         self.requests: list[tuple[str, str]] = []
         parts = urlsplit(upstream)
         proxy = self
@@ -73,6 +80,8 @@ class FaultProxy:
                 else:
                     if fault == "delay":
                         time.sleep(DELAY)
+                    elif fault == "corrupt" and body:
+                        body = body[:-1] + bytes([body[-1] ^ 1])
                     status, headers, data = self.forward(body)
                     if fault == "lie":
                         self.answer(500, "InternalError")
@@ -87,6 +96,8 @@ class FaultProxy:
                 connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
                 try:
                     headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+                    if proxy.amend:
+                        headers = proxy.amend(self.command, self.path, headers, body)
                     connection.request(self.command, self.path, body=body, headers=headers)
                     response = connection.getresponse()
                     return response.status, response.getheaders(), response.read()

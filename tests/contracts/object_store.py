@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -98,6 +99,27 @@ class ObjectStoreContract:
         assert list(store.list("a/1")) == ["a/1", "a/10"]
         assert list(store.list("a/", after="a/10")) == ["a/2", "a/2-x/y"]
         assert list(store.list("c")) == []
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_lists_are_in_the_order_of_code_points_wherever_they_start(
+        self, store: ObjectStore, again: ObjectStore, seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        keys: set[str] = set()
+        while len(keys) < 14:
+            segments = [chance.choice("a_0b") + chance.choice(["", "-", ".", "a"]) for _ in range(chance.randint(1, 3))]
+            key = "/".join(segments)
+            # On a disk, a key cannot be the folder of another.
+            if not any(other.startswith(f"{key}/") or key.startswith(f"{other}/") for other in keys):
+                keys.add(key)
+        for key in keys:
+            store.put(key, b"")
+        for _ in range(40):
+            known, place = chance.choice(sorted(keys)), chance.choice(sorted(keys))
+            prefix = known[: chance.randint(0, len(known))]
+            after = place[: chance.randint(0, len(place))]
+            expected = sorted(key for key in keys if key.startswith(prefix) and key > after)
+            assert list(again.list(prefix, after)) == expected, (prefix, after)
 
     def test_a_stream_that_breaks_leaves_nothing(self, store: ObjectStore) -> None:
         def chunks() -> Iterator[bytes]:
