@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 TRIES = 6
 _CONNECTIONS = 64
+_SLOWEST = 256 * 1024
+"""Bytes a second; a body that goes out more slowly is given up."""
 _LONGEST_PAUSE = 5.0
 _FIRST_PAUSE = 0.1
 _RETRIED_CODES = frozenset(
@@ -103,8 +106,14 @@ class S3Client:
         from botocore.exceptions import ClientError
 
         client = await _session(self._options).set_session()
+        # aiohttp's own time-out begins when a body is sent: a server that stops reading it would hold us for ever.
+        body = arguments.get("Body")
+        limit = None if body is None else self._options.read_timeout + len(body) / _SLOWEST
         try:
-            return await getattr(client, method)(**arguments)
+            async with asyncio.timeout(limit):
+                return await getattr(client, method)(**arguments)
+        except TimeoutError as error:
+            raise TimeoutError(f"the server did not take {len(body or b''):,} bytes in {limit} s") from error
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -113,8 +122,11 @@ class S3Client:
             message = str(error.response.get("Error", {}).get("Message", ""))
             raise Refused(code or str(status), status, message) from error
 
-    async def insist(self, verb: str, key: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def insist(self, verb: str, key: str, attempt: Callable[[], Awaitable[T]], *, timeouts: int = 2) -> T:
         """Make an attempt again and again while it fails in ways that pass, with growing pauses of random length.
+
+        A server that accepts requests and says nothing is given up after ``timeouts`` of the option ``read_timeout``:
+        somebody waits for the answer.
 
         Raises
         ------
@@ -123,13 +135,14 @@ class S3Client:
         StorageError
             When it never succeeded, or failed in a way that does not pass.
         """
+        give_up = time.monotonic() + timeouts * self._options.read_timeout
         for number in range(1, TRIES + 1):
             try:
                 return await attempt()
             except Refused:
                 raise
             except Exception as error:
-                if not is_passing(error) or number == TRIES:
+                if not is_passing(error) or number == TRIES or time.monotonic() >= give_up:
                     raise self.failure(verb, key, error) from error
                 logger.warning(
                     "event=s3_retry verb=%s key=%s attempt=%d error=%s: %s",

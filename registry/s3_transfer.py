@@ -194,7 +194,8 @@ async def _complete(
             if (await client.request("head_object", **place))["Metadata"].get("upload") != mark:
                 raise
 
-    await _insist(client, "write", place, attempt)
+    # Putting the parts together takes some servers a minute, in which they say nothing.
+    await _insist(client, "write", place, attempt, timeouts=12)
 
 
 async def _abort(client: S3Client, place: dict[str, str], upload_id: str) -> None:
@@ -208,9 +209,9 @@ async def _abort(client: S3Client, place: dict[str, str], upload_id: str) -> Non
     await _insist(client, "write", place, attempt)
 
 
-async def _insist(client: S3Client, verb: str, place: dict[str, str], attempt: Any) -> Any:
+async def _insist(client: S3Client, verb: str, place: dict[str, str], attempt: Any, timeouts: int = 2) -> Any:
     try:
-        return await client.insist(verb, place["Key"], attempt)
+        return await client.insist(verb, place["Key"], attempt, timeouts=timeouts)
     except Refused as error:
         raise client.failure(verb, place["Key"], error) from error
 

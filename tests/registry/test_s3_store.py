@@ -6,9 +6,11 @@ import hashlib
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +196,23 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     store = S3Store("s3://b/p", S3(endpoint_url="http://127.0.0.1:9", access_key_id="a", secret_access_key="b"))
     with pytest.raises(StorageError, match=r"cannot read 'p/key' at s3://b/p.*storage\.s3\.endpoint_url"):
         store.get("key")
+
+
+def test_a_server_that_says_nothing_is_given_up(s3_server: SeaweedServer, place: str) -> None:
+    options = s3_server.options().model_copy(update={"read_timeout": 0.5})
+    store = S3Store(place, options)
+    store.put("key", b"data")
+    os.kill(s3_server.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        for call in (lambda: store.get("key"), lambda: store.create("new", b""), lambda: list(store.list())):
+            with pytest.raises(StorageError):
+                call()
+        # Two time-outs each, and one look at what became of the write; not six.
+        assert time.monotonic() - started < 8
+    finally:
+        os.kill(s3_server.pid, signal.SIGCONT)
+    assert store.get("key") == b"data"
 
 
 def test_wrong_credentials_are_told_without_the_secret(s3_server: SeaweedServer, place: str) -> None:
