@@ -29,6 +29,8 @@ from compute.errors import ConfigurationError
 CONFIG_VARIABLE = "COMPUTE_CONFIG"
 ENV_PREFIX = "COMPUTE_"
 
+_CENTURY = 36_500.0
+"""Days; what is longer is a mistake, and cannot be reckoned with."""
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -121,7 +123,7 @@ class Dashboard(_Section):
 class MetricsRetention(_Section):
     """How long finished work is remembered."""
 
-    days: float = Field(7, gt=0)
+    days: float = Field(7, gt=0, le=_CENTURY)
 
 
 class Monitoring(_Section):
@@ -141,7 +143,11 @@ class S3(_Section):
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     connect_timeout: float = Field(5, gt=0, description="Seconds to wait for a connection.")
-    read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes of an answer.")
+    read_timeout: float = Field(
+        5,
+        gt=0,
+        description="Seconds to wait for the next bytes of an answer; after two of these without any, it fails.",
+    )
 
     @model_validator(mode="after")
     def _both_keys(self) -> Self:
@@ -162,7 +168,7 @@ class Storage(_Section):
 
     uri: str = Field("state", description="A directory, `file://...` or `s3://bucket/prefix`.")
     data_uri: str = Field("data", description="Where clients of the HTTP interface may read and write tables.")
-    keep_deleted_days: float = Field(30, ge=0, description="How long a deleted model can be restored.")
+    keep_deleted_days: float = Field(30, ge=0, le=_CENTURY, description="How long a deleted model can be restored.")
     read_staleness: float | None = Field(
         None, ge=0, description="Seconds for which a read may miss what another process wrote; null: as `staleness`."
     )
@@ -192,7 +198,9 @@ class Security(_Section):
     webhook_hosts: tuple[str, ...] = Field(
         (), description="Names, addresses and networks that webhooks may be sent to; private addresses only if here."
     )
-    webhook_days: float = Field(3, ge=0, description="Days of nothing but failures after which a webhook is disabled.")
+    webhook_days: float = Field(
+        3, ge=0, le=_CENTURY, description="Days of nothing but failures after which a webhook is disabled."
+    )
 
     @field_validator("webhook_hosts")
     @classmethod

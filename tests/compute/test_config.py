@@ -84,6 +84,8 @@ def test_the_documented_file_loads_as_it_is(tmp_path: Path) -> None:
         ({"scaling": {"min_workers": 5, "max_workers": 2}}, r"scaling .*min_workers .*max_workers"),
         ({"clusters": [{"name": "a", "host": "h", "port": 1, "type": "ray"}] * 2}, r"clusters .*'a'.*twice"),
         ({"monitoring": {"metrics_retention": {"days": 0}}}, r"monitoring\.metrics_retention\.days = 0"),
+        ({"storage": {"keep_deleted_days": 1e9}}, r"storage\.keep_deleted_days = 1000000000\.0 .*equal to 36500"),
+        ('{"storage": {"keep_deleted_days": 1e400}}', r"storage\.keep_deleted_days"),
         ("[]", r"holds a list, not an object"),
         ("{", r"is not JSON"),
     ],
