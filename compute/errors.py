@@ -38,9 +38,9 @@ class ComputeError(Exception):
 
     Examples
     --------
-    >>> error = ModelNotFound("no model 'm-1'", hint="List them with registry.list_models().")
+    >>> error = ModelNotFound("no model 'm-1'", hint="List the models to see which there are.")
     >>> str(error)
-    "no model 'm-1'. List them with registry.list_models()."
+    "no model 'm-1'. List the models to see which there are."
     >>> error.problem()["status"], error.problem()["code"]
     (404, 'model-not-found')
     """

@@ -88,7 +88,7 @@ def delete(
     if record.aliases and not force:
         raise Conflict(
             f"{model_id} is {', '.join(f'{record.name}@{alias}' for alias in record.aliases)}",
-            hint="Point the alias to another version first, or delete with force=True.",
+            hint="Point the alias to another version first, or delete it with force.",
             context={"model_id": model_id, "aliases": list(record.aliases)},
         )
     return ({"kind": "deleted", **_named(record), "at": _now(), "change": change},), None
@@ -158,7 +158,7 @@ def set_alias(
     if known is None:
         raise ModelNotFound(
             f"there is no model of the name {str(name)[:100]!r}",
-            hint="See registry.list_models() for those there are.",
+            hint="List the models to see which there are.",
             context={"name": str(name)[:100]},
         )
     check_name(alias, "alias")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from compute.errors import Corrupt, InvalidField, ModelNotFound
+from compute.errors import Corrupt, InvalidField
 from registry.columns import Columns
 from registry.entry import Event, encode_json
 from registry.limits import is_id
+from registry.misses import no_model, no_version
 from registry.overlay import Overlay
 from registry.records import Artifact, Format, Metrics, ModelRecord
 from registry.signature import Signature
@@ -28,6 +30,7 @@ CHAMPION = "champion"
 """The alias that a name alone stands for, when it is set."""
 
 _REMEMBERED_CHANGES = 10_000
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _FIELDS = set(ModelRecord.model_fields)
 
 
@@ -104,13 +107,9 @@ class ModelTable:
     def get(self, model_id: str) -> ModelRecord:
         """Return a record by its id."""
         record = self.records.get(model_id) if isinstance(model_id, str) else None
-        if record is None:
-            raise ModelNotFound(
-                f"there is no model {str(model_id)[:100]!r}",
-                hint="See registry.list_models() for those there are.",
-                context={"model_id": str(model_id)[:100]},
-            )
-        return record
+        if record is not None:
+            return record
+        raise no_model(self, model_id)
 
     def resolve(self, reference: str) -> ModelRecord:
         """Return the record that an id, ``name``, ``name@alias`` or ``name:version`` stands for."""
@@ -121,34 +120,26 @@ class ModelTable:
             return self.get_version(name, self.names.get(name, Name()).aliases.get(alias), reference)
         name, colon, version = reference.partition(":")
         if colon:
-            return self.get_version(name, int(version) if version.isdecimal() else None, reference)
+            return self.get_version(name, int(version) if _VERSION.fullmatch(version) else None, reference)
         known = self.names.get(name, Name())
         if CHAMPION in known.aliases:
             return self.get_version(name, known.aliases[CHAMPION], reference)
-        for number in range(known.newest, 0, -1):
-            record = self.records.get(self.versions.get((name, number), ""))
-            if record is not None and record.status == "active":
-                return record
-        return self.get_version(name, None, reference)
+        return self.active(name) or self.get_version(name, None, reference)
 
     def get_version(self, name: str, version: int | None, reference: str) -> ModelRecord:
         """Return a version of a name; the reference is for the error."""
         record = self.records.get(self.versions.get((name, version or 0), ""))
         if record is not None:
             return record
-        known = self.names.get(name)
-        if known is None:
-            what = f"there is no model of the name {name[:100]!r}"
-        elif "@" in reference or ":" in reference:
-            aliases = ", ".join(sorted(known.aliases)) or "none"
-            what = f"{reference[:100]!r} is no version of {name!r}, whose newest is {known.newest} (aliases: {aliases})"
-        else:
-            what = f"no version of {name!r} is active, and it has no alias {CHAMPION!r}"
-        raise ModelNotFound(
-            what,
-            hint="Name a model by its id, or as name, name:3 or name@champion; registry.list_models() lists them.",
-            context={"reference": reference[:100]},
-        )
+        raise no_version(self, name, version, reference)
+
+    def active(self, name: str) -> ModelRecord | None:
+        """Return the newest version that is active."""
+        for number in range(self.names.get(name, Name()).newest, 0, -1):
+            record = self.records.get(self.versions.get((name, number), ""))
+            if record is not None and record.status == "active":
+                return record
+        return None
 
     # State
 

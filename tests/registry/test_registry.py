@@ -118,6 +118,9 @@ def test_references(registry: ModelRegistry) -> None:
         "line:0",
         "line:x",
         "line:1.5",
+        "line:01",
+        "line:\u0661",
+        f"line:{'9' * 5000}",
         "line@none",
         "nothing@champion",
         "line@champion",
@@ -134,6 +137,24 @@ def test_references(registry: ModelRegistry) -> None:
         registry.update_model_metadata(model_id, {"status": "archived"})
     with pytest.raises(ModelNotFound, match="no version of 'line' is active"):
         found("line")
+
+
+def test_what_was_deleted_is_said_to_be(registry: ModelRegistry) -> None:
+    first, second = register(registry), register(registry)
+    with pytest.raises(ModelNotFound, match=f"no model of the id 'line', which is a name.*{second} is line:2"):
+        registry.get_model("line")
+    registry.delete_model(first)
+    for reference, message in (
+        (first, f"{first} was deleted. Restore it"),
+        ("line:1", f"line:1 was deleted. Restore it by its id, {first}"),
+    ):
+        with pytest.raises(ModelNotFound, match=message):
+            registry.resolve(reference)
+    with pytest.raises(ModelNotFound, match=r"line:1 was deleted"):
+        registry.set_alias("line", "champion", 1)
+    registry.delete_model(second)
+    with pytest.raises(ModelNotFound, match=r"every version of 'line' was deleted\. Restore one"):
+        registry.resolve("line")
 
 
 def test_aliases_that_cannot_be_set(registry: ModelRegistry) -> None:
