@@ -95,27 +95,32 @@ def parse(query: str) -> Node:
     ...
     compute.errors.InvalidField: the query is wrong at position 11: expected a value, found 'and'...
     """
-    return _Parser(query).parse()
+    example = 'Write, for example: model_type = "xgboost" and metrics.rmse < 12 and not tags contains "old".'
+    return _Parser(query, "q", example).parse()
 
 
-def parse_field(text: str) -> Path:
-    """Return the path of a field, as it is written in a query.
+def parse_sort(sort: str) -> tuple[Path, bool]:
+    """Return the field to sort by, which is written as in a query, and whether the largest come first.
 
     Examples
     --------
-    >>> parse_field('metrics."precision@10"')
-    ('metrics', 'precision@10')
+    >>> parse_sort('-metrics."precision@10"')
+    (('metrics', 'precision@10'), True)
     """
-    return _Parser(text).parse_field()
+    text = sort.removeprefix("-") if isinstance(sort, str) else sort
+    example = "Write, for example: -created_at or metrics.rmse."
+    return _Parser(text, "sort", example).parse_field(), text != sort
 
 
 class _Parser:
     """Reads a query from left to right, by recursive descent."""
 
-    def __init__(self, query: str) -> None:
+    def __init__(self, query: str, field: str, example: str) -> None:
+        self._what = "the query" if field == "q" else field
+        self._name, self._example = field, example
         if not isinstance(query, str) or len(query) > MAX_QUERY:
             raise InvalidField(
-                f"a query is a text of at most {MAX_QUERY} characters", hint="Ask several.", context={"field": "q"}
+                f"{self._what} is not a text of at most {MAX_QUERY} characters", hint=example, context={"field": field}
             )
         self._query = query
         self._tokens = self._scan()
@@ -135,6 +140,8 @@ class _Parser:
         path = self._field()
         if self._peek().kind != "end":
             self._refuse("the end of the field")
+        if path[0] in OBJECTS and len(path) == 1:
+            self._refuse(f"a value in {path[0]}, such as {path[0]}.x")
         return path
 
     def _scan(self) -> list[_Token]:
@@ -197,7 +204,7 @@ class _Parser:
     def _field(self) -> Path:
         token = self._peek()
         if token.kind != "word" or token.text.lower() in _KEYWORDS:
-            self._refuse('a field, "not" or "("')
+            self._refuse('a field, "not" or "("' if self._name == "q" else "a field")
         if token.text not in FIELDS:
             self._refuse(f"one of the fields {', '.join(FIELDS)}")
         self._next += 1
@@ -283,9 +290,9 @@ class _Parser:
 
     def _refuse_at(self, position: int, expected: str, found: str) -> NoReturn:
         raise InvalidField(
-            f"the query is wrong at position {position}: expected {expected}, found {found[:40]!r}"
+            f"{self._what} is wrong at position {position}: expected {expected}, found {found[:40]!r}"
             if found
-            else f"the query is wrong at position {position}: expected {expected}, but it ends there",
-            hint='Write, for example: model_type = "xgboost" and metrics.rmse < 12 and not tags contains "old".',
-            context={"field": "q", "position": position, "expected": expected},
+            else f"{self._what} is wrong at position {position}: expected {expected}, but it ends there",
+            hint=self._example,
+            context={"field": self._name, "position": position, "expected": expected},
         )

@@ -22,7 +22,7 @@ from registry.columns import Columns, Rows
 from registry.fields import LACKING, Path, read_field, sort_key
 from registry.limits import check_tags
 from registry.models import ModelTable
-from registry.query import Comparison, Group, parse, parse_field
+from registry.query import Comparison, Group, parse, parse_sort
 from registry.records import ModelRecord, Status
 
 MAX_PAGE = 1_000
@@ -48,8 +48,7 @@ def search(query: str, sort: str | None, limit: int, cursor: str | None) -> Call
     _check_limit(limit)
     question = hashlib.sha256(f"{sort}\n{query}".encode()).hexdigest()[:16]
     after = None if cursor is None else _read_cursor(cursor, question)
-    path = None if sort is None else parse_field(sort.removeprefix("-"))
-    descending = sort is not None and sort.startswith("-")
+    path, descending = (None, False) if sort is None else parse_sort(sort)
 
     def page(table: ModelTable) -> SearchPage:
         columns = table.columns

@@ -18,7 +18,7 @@ from registry import ModelRecord
 from registry.columns import Columns
 from registry.fields import LACKING, holds, read_field, sort_key
 from registry.models import ModelTable
-from registry.query import Comparison, Group, Negation, Node, parse, parse_field
+from registry.query import Comparison, Group, Negation, Node, parse, parse_sort
 from registry.records import Artifact
 from registry.search import search
 
@@ -249,10 +249,12 @@ def test_what_is_written_is_read_back(node: Any) -> None:
 
 
 def test_fields_to_sort_by() -> None:
-    assert parse_field("metrics.rmse") == ("metrics", "rmse")
-    for bad in ("", "x", "metrics.", "metrics.rmse desc", "version, name", "-version"):
-        with pytest.raises(InvalidField):
-            parse_field(bad)
+    assert parse_sort("metrics.rmse") == (("metrics", "rmse"), False)
+    assert parse_sort("-version") == (("version",), True)
+    for bad in ("", "-", "x", "metrics", "metrics.", "metrics.rmse desc", "version, name", "--version", 3):
+        with pytest.raises(InvalidField, match=r"^sort is ") as refused:
+            parse_sort(bad)  # type: ignore[arg-type]
+        assert refused.value.context["field"] == "sort"
 
 
 @given(
@@ -404,7 +406,7 @@ class Columned(RuleBasedStateMachine):
     def page(self, sort: str | None, limit: int, status: str) -> None:
         ordered = self.expected(parse(status))
         if sort is not None:
-            path = parse_field(sort.removeprefix("-"))
+            path, _ = parse_sort(sort)
             keyed = [(sort_key(read_field(model, path)), model) for model in ordered]
             present = [pair for pair in keyed if pair[0][0] != LACKING]
             present.sort(key=lambda pair: pair[0], reverse=sort.startswith("-"))
