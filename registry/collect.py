@@ -13,6 +13,7 @@ from compute import Config, load_config
 from compute.errors import ComputeError
 from registry.catalog import ModelCatalog
 from registry.collection import CollectionReport
+from registry.journals import check_used
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     try:
-        report = ModelCatalog.of(_configured(options.storage)).collect(dry_run=options.dry_run)
+        catalog = ModelCatalog.of(_configured(options.storage))
+        check_used(catalog.store)
+        report = catalog.collect(dry_run=options.dry_run)
     except ComputeError as error:
         print(error.message, file=sys.stderr)
         return 2

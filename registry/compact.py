@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from compute import load_config
 from compute.errors import ComputeError, InvalidField
 from registry.compaction import GRACE, LEAST_GRACE, CompactionReport, compact
-from registry.journals import JOURNALS
+from registry.journals import JOURNALS, check_used
 from registry.log import Log
 from registry.storage import open_store
 from registry.store import ObjectStore
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grace = max(GRACE, 24 * _HOUR * (1 + config.security.webhook_days))
         if options.keep_hours is not None:
             grace = options.keep_hours * _HOUR
-        reports = compact_store(open_store(options.storage or config.storage.uri, config), grace)
+        store = open_store(options.storage or config.storage.uri, config)
+        check_used(store)
+        reports = compact_store(store, grace)
     except ComputeError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -13,18 +13,16 @@ import time
 from collections.abc import Sequence
 
 from compute import load_config
-from compute.errors import ComputeError, DataNotFound
+from compute.errors import ComputeError
 from registry.catalog import PREFIX as MODELS
 from registry.findings import Progress, Report
 from registry.fsck_artifacts import check_artifacts, check_tasks, check_tokens
 from registry.fsck_journal import JournalCheck
-from registry.journals import JOURNALS
+from registry.journals import JOURNALS, PREFIXES, no_store
 from registry.log import Log
 from registry.storage import open_store
 from registry.store import ObjectStore
 from registry.task_log import PREFIX as TASKS
-
-_KNOWN = (*(f"{prefix}/" for prefix in JOURNALS), "blobs/", "tokens/")
 
 
 def check_store(store: ObjectStore, *, artifacts: bool = True) -> Report:
@@ -45,7 +43,7 @@ def check_store(store: ObjectStore, *, artifacts: bool = True) -> Report:
     Raises
     ------
     DataNotFound
-        When there is nothing at all in the store.
+        When there is nothing of ours in the store.
     StorageError
         When the store cannot be read.
 
@@ -77,12 +75,6 @@ def check_store(store: ObjectStore, *, artifacts: bool = True) -> Report:
     finally:
         progress.close()
     report.seconds = time.monotonic() - started
-    if not report.checked and not report.findings:
-        raise DataNotFound(
-            f"the store {store.uri} holds nothing",
-            hint="See storage.uri, or name the store with --storage.",
-            context={"uri": store.uri},
-        )
     return report
 
 
@@ -106,10 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_rest(store: ObjectStore, report: Report) -> None:
-    """Report what no part of this program writes."""
+    """Report what no part of this program writes; refuse a place where there is nothing else."""
+    foreign, ours = [], 0
     for key in store.list():
-        if not key.startswith(_KNOWN):
-            report.note(key, "has no business in this store", "move it away")
+        if key.startswith(PREFIXES):
+            ours += 1
+        else:
+            foreign.append(key)
+    if not ours:
+        raise no_store(store)
+    for key in foreign:
+        report.note(key, "has no business in this store", "move it away")
 
 
 if __name__ == "__main__":

@@ -23,15 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     giving.add_argument("reference", help="a model id, NAME, NAME@alias or NAME:version")
     giving.add_argument("directory", help="is made")
     options = parser.parse_args(arguments)
-    registry = get_model_registry()
     try:
+        registry = get_model_registry()
         if options.command == "import":
             print(registry.import_mlflow(options.directory, options.model_type, name=options.name, tags=options.tags))
         else:
             registry.export_mlflow(options.reference, options.directory)
             print(options.directory)
     except ComputeError as error:
-        print(f"{error.title}: {error}", file=sys.stderr)
+        print(error.message, file=sys.stderr)
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from compute.errors import CapabilityMissing, Conflict
+from compute.errors import CapabilityMissing, Conflict, StorageError
 from registry.mlflow_import import DESCRIPTION
 from registry.onnx_format import load_onnx
 from registry.records import ModelRecord
@@ -58,22 +58,31 @@ def write_mlflow(record: ModelRecord, path: Path, directory: Path) -> None:
         When MLflow has no flavour for the format, or would predict something else.
     Conflict
         When the directory exists.
+    StorageError
+        When it cannot be written.
     """
     if record.format not in _FILES:
         raise CapabilityMissing(f"MLflow has no flavour for the format {record.format!r}")
-    if directory.exists():
-        raise Conflict(
-            f"{directory} exists", hint="Name a directory that is not there yet.", context={"path": str(directory)}
-        )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    unfinished.mkdir()
     try:
-        _write(record, path, unfinished)
-        unfinished.rename(directory)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+        if directory.exists():
+            raise Conflict(
+                f"{directory} exists", hint="Name a directory that is not there yet.", context={"path": str(directory)}
+            )
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+        unfinished.mkdir()
+        try:
+            _write(record, path, unfinished)
+            unfinished.rename(directory)
+        except BaseException:
+            shutil.rmtree(unfinished)
+            raise
+    except OSError as error:
+        raise StorageError(
+            f"{directory} cannot be written: {error}",
+            hint="Name a directory on a disk with room, where this user may write.",
+            context={"path": str(directory)},
+        ) from error
 
 
 def _write(record: ModelRecord, path: Path, directory: Path) -> None:

@@ -317,6 +317,9 @@ def test_the_command_says_what_it_freed(tmp_path: Path) -> None:
     assert failed.returncode == 2
     assert "models/log/00000000000000000002.json is damaged" in failed.stderr
     assert "Traceback" not in failed.stderr
+    mistyped = collected(tmp_path / "typo", "--dry-run")
+    assert (mistyped.returncode, mistyped.stdout) == (2, "")
+    assert "holds no models, tasks or tokens. See storage.uri" in mistyped.stderr
 
 
 def test_maintenance_goes_on_after_the_store_was_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

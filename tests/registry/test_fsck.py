@@ -249,4 +249,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "holds nothing" in done.stderr
+    assert "holds no models, tasks or tokens" in done.stderr
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "hosts").write_text("127.0.0.1 localhost")
+    assert main(["--storage", str(tmp_path / "elsewhere")]) == 2
+    assert "holds no models, tasks or tokens" in capsys.readouterr().err
+
+
+def test_an_upload_under_way_is_ours_and_other_files_are_not(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    register(ModelCatalog(store), b"one")
+    store.put("uploads/u-1/00001", b"part")
+    store.put("notes.txt", b"by hand")
+    assert found(check_store(store)) == [("note", "notes.txt")]

@@ -247,3 +247,14 @@ def test_the_command(config: Config, tmp_path: Path) -> None:
     refused = run("import", str(MODELS / "sklearn-cloudpickle"))
     assert refused.returncode == 1
     assert "never opened" in refused.stderr
+    (tmp_path / "file").write_text("")
+    taken_places = {"out": "exists", "file": "exists", "file/out": "cannot be written"}
+    for place, message in taken_places.items():
+        refused = run("export", "delays:1", str(tmp_path / place))
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+        assert message in refused.stderr
+    (tmp_path / "bad.json").write_text('{"storage": {"url": "x"}}')
+    environment_of_bad = {**environment(config), "COMPUTE_CONFIG": str(tmp_path / "bad.json")}
+    command = [sys.executable, "-m", "registry.mlflow", "export", "delays:1", str(tmp_path / "b")]
+    refused = subprocess.run(command, env=environment_of_bad, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "storage.url" in refused.stderr, "Traceback" in refused.stderr) == (1, True, False)
