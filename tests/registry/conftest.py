@@ -13,6 +13,22 @@ from registry.actor import NAMESPACE, actor_name
 from tests.seaweed import SeaweedServer
 
 
+_OVER_S3_TOO = ("test_registry_processes.py", "test_linearizability.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave actors over S3 to `make test-slow`, but for those that share a store with other processes.
+
+    What an actor adds to the registry in this process does not depend on the store, and what S3 adds is seen without.
+    """
+    for item in items:
+        values = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        on_ray = "ray_cluster" in getattr(item, "fixturenames", ()) or values.get("registry") == "actor"
+        if values.get("config") == "s3" and on_ray and item.path.name not in _OVER_S3_TOO:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=["directory", "s3"])
 def config(request: pytest.FixtureRequest, config: Config) -> Config:
     """The shared configuration, its state in a directory and on S3: what takes it runs over both stores."""
