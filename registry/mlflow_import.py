@@ -142,7 +142,10 @@ def _read_signature(root: Path) -> Signature | None:
     if path.stat().st_size > _MAX_DESCRIPTION:
         _refuse(f"its {DESCRIPTION} has more than {_MAX_DESCRIPTION:,} bytes")
     try:
-        signature = json.loads(path.read_bytes())["signature"]
+        described = json.loads(path.read_bytes())
+        if not isinstance(described, dict):
+            raise ValueError("it holds no object")  # noqa: TRY004  (caught below with what else can be wrong)
+        signature = described["signature"]
         return None if signature is None else Signature.model_validate(signature)
     except (ValidationError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UnsupportedFormat(f"the {DESCRIPTION} of the directory cannot be read: {error!s:.300}") from error
