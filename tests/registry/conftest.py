@@ -12,7 +12,6 @@ from registry import ModelRegistry, ObjectStore, get_model_registry, open_store
 from registry.actor import NAMESPACE, actor_name
 from tests.seaweed import SeaweedServer
 
-
 _OVER_S3_TOO = ("test_registry_processes.py", "test_linearizability.py")
 
 
