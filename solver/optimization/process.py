@@ -1,0 +1,176 @@
+"""Solves in a process of its own, with three deadlines: the engine's own limit, a request to stop, and the end.
+
+Whatever an engine does, the best solution that it told of before is there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from solver.optimization.engine import Conflict, Outcome
+from solver.optimization.job import STOP, Incumbent, Job
+
+_SOFT = 1.0
+"""Seconds after the engine's own limit that it is asked to stop."""
+_HARD = 2.0
+"""Seconds after that until its process is ended."""
+_EXPLAINING = 12.0
+_LOG_BYTES = 64 * 1024
+_LOOK = 0.2
+
+
+class Run(NamedTuple):
+    """What came of a job."""
+
+    outcome: Outcome
+    incumbents: list[Incumbent]
+    """The better solutions in the order in which they were found; points of the last one only."""
+    conflict: Conflict | None
+    version: str
+    seconds: float
+    log: str
+    """The end of what the engine printed."""
+
+
+def run_job(
+    job: Job,
+    *,
+    progress: Callable[[float, Incumbent | None], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> Run:
+    """Solve a job and wait for it.
+
+    Parameters
+    ----------
+    job : Job
+        Its ``options.time_limit`` is kept to within three seconds, whatever the engine does.
+    progress : callable
+        Told a few times a second of the seconds that have passed, and of the best solution so far.
+    stopped : callable
+        Asked as often whether to stop; the solution found so far is kept.
+
+    Returns
+    -------
+    Run
+    """
+    with tempfile.TemporaryFile() as log:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "solver.optimization.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A signal to the group of who waits for it, such as Ctrl-C, is not for the engine.
+                start_new_session=True,
+            )
+            theirs.close()
+            line = Connection(ours.detach())
+        try:
+            return _Watch(job, child, line, log).run(progress or _ignore, stopped or _never)
+        finally:
+            # Also when the wait was interrupted: nothing is left behind.
+            child.kill()
+            child.wait()
+            line.close()
+
+
+class _Watch:
+    def __init__(self, job: Job, child: subprocess.Popen[bytes], line: Connection, log: IO[bytes]) -> None:
+        self._job, self._child, self._line, self._log = job, child, line, log
+        self._incumbents: list[Incumbent] = []
+        self._outcome: Outcome | None = None
+        self._conflict: Conflict | None = None
+        self._version = ""
+        self._started = time.monotonic()
+
+    def run(self, progress: Callable[[float, Incumbent | None], None], stopped: Callable[[], bool]) -> Run:
+        self._line.send(self._job)
+        soft = self._started + self._job.options.time_limit + _SOFT
+        hard, asked = soft + _HARD, False
+        while self._receive(min(_LOOK, max(0.0, hard - time.monotonic()))):
+            now = time.monotonic()
+            progress(now - self._started, self._incumbents[-1] if self._incumbents else None)
+            if not asked and self._outcome is None and (now >= soft or stopped()):
+                asked, hard = True, now + _HARD
+                with suppress(OSError):  # it has ended: what it said is read next
+                    self._line.send(STOP)
+            if self._outcome is not None:
+                hard = min(hard, now) if stopped() else self._started + self._job.options.time_limit + _EXPLAINING
+            if now >= hard:
+                self._child.kill()
+        seconds = time.monotonic() - self._started
+        return Run(
+            self._outcome or self._ended(), self._incumbents, self._conflict, self._version, seconds, self._tail()
+        )
+
+    def _receive(self, timeout: float) -> bool:
+        """Take one message, if one comes in time; False when there will be none."""
+        try:
+            if not self._line.poll(timeout):
+                return True
+            message: Any = self._line.recv()
+        except (EOFError, OSError):
+            return False
+        if isinstance(message, Incumbent):
+            if self._incumbents:
+                # The points of all of them could be large.
+                self._incumbents[-1] = self._incumbents[-1]._replace(x=np.empty(0))
+            self._incumbents.append(message)
+        elif message[0] == "solved":
+            self._outcome, self._version = message[1], message[2]
+            return message[1].reason == "INFEASIBLE" and self._job.explain
+        elif message[0] == "explained":
+            self._conflict = message[1]
+            return False
+        elif message[0] == "refused":
+            self._outcome = Outcome("OTHER_ERROR", detail=f"{self._job.engine} cannot solve it: {message[1]}")
+            return False
+        else:
+            self._outcome = self._kept(message[1], message[2])
+            return False
+        return True
+
+    def _ended(self) -> Outcome:
+        """Say what happened when the process ended without an answer."""
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(_HARD)
+        code = self._child.poll()
+        late = time.monotonic() >= self._started + self._job.options.time_limit
+        if late and code in (None, -signal.SIGKILL):
+            return self._kept("TIME", f"{self._job.engine} did not stop at its limit, and was ended")
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return self._kept(None, f"the process of {self._job.engine} ended with {how}")
+
+    def _kept(self, limit: Any, detail: str) -> Outcome:
+        """Return the best solution that was told of before."""
+        if not self._incumbents:
+            return Outcome("NO_SOLUTION_FOUND" if limit else "OTHER_ERROR", limit, detail)
+        best = self._incumbents[-1]
+        return Outcome("FEASIBLE", limit or "OTHER", detail, best.x, best.bound)
+
+    def _tail(self) -> str:
+        size = os.fstat(self._log.fileno()).st_size
+        self._log.seek(max(0, size - _LOG_BYTES))
+        return self._log.read().decode(errors="replace")
+
+
+def _ignore(seconds: float, best: Incumbent | None) -> None:
+    """Tell nobody."""
+
+
+def _never() -> bool:
+    return False
