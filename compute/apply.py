@@ -1,18 +1,22 @@
-"""`distributed_apply`: one function over the parts of a table."""
+"""`distributed_apply`: one function over the parts of a table, or over its groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from compute.connect import get_compute_manager
-from compute.errors import DataError, InvalidField
+from compute.errors import InvalidField
+from compute.groups import check_columns, side_by_side
 from compute.manager import ComputeManager
+from compute.part_tasks import OnPart, apply_to_groups, apply_to_rows
+from compute.parts import Source, is_ray_dataset, source_of
+from compute.progress_bar import gather
 
 PARTS_PER_CPU = 4
 """Enough that the last part does not keep all CPUs but one waiting."""
-
-_WORTH_SHARING = 256 * 1024
 
 
 def distributed_apply(
@@ -20,40 +24,51 @@ def distributed_apply(
     data: Any,
     partition_size: int | None = None,
     *,
+    by: str | Sequence[str] | None = None,
     manager: ComputeManager | None = None,
     combine: Callable[[list[Any]], Any] | None = None,
+    return_exceptions: bool = False,
     **options: Any,
 ) -> Any:
-    """Call a function on consecutive parts of the data and return the results in order.
+    """Call a function on consecutive parts of the data, or on its groups, and return the results in order.
 
     A table of plain columns is laid in shared memory (Ray's object store) once and sliced in the tasks without being
-    copied, so what the function gets is read-only: copy a part before you change it.
+    copied, so what the function gets is read-only: copy a part before you change it. What takes longer than two
+    seconds shows a bar, where the standard error stream is a terminal.
 
     Parameters
     ----------
     function : callable
-        Takes a part: of the same type as the data.
-    data : pandas DataFrame or Series, Arrow Table, NumPy array, or any iterable
+        Takes a part: of the same type as the data, but a pandas DataFrame where the data is a Ray Dataset.
+    data : pandas DataFrame or Series, Arrow Table, NumPy array, Ray Dataset, or any iterable
         An iterable comes to the function in lists. Without rows there are no parts: the function is not called and
-        the list of results is empty.
+        the list of results is empty. `dask_bridge.distributed_apply` takes Dask's collections as well.
     partition_size : int, optional
-        Rows of a part, the last one shorter; by default so that there are four parts for each CPU.
+        Rows of a part, the last one shorter; by default so that there are four parts for each CPU. With ``by``: rows
+        of a task, which takes whole groups.
+    by : str or sequence of str, optional
+        Columns of a DataFrame, Arrow Table or Ray Dataset: the function is called once for each group of rows that
+        have the same values there (a missing one is a value, too). Groups come in the order of their first rows, those
+        of a Ray Dataset sorted.
     manager : ComputeManager, optional
         By default `get_compute_manager()`.
     combine : callable, optional
         Takes the list of results; what it returns is returned.
+    return_exceptions : bool
+        Whether a failure takes the place of its part's result; every group is a task of its own then. Else the first
+        one is raised.
     **options
         As for `ComputeManager.submit_task`: ``resources``, ``timeout``, ``retries``, ``priority``.
 
     Returns
     -------
     list, or what ``combine`` gives
-        One result for each part.
+        One result for each part, or group.
 
     Raises
     ------
     Exception
-        The function's own, with a note that names the rows; parts that have not run are cancelled.
+        The function's own, with a note that names the rows or the group; parts that have not run are cancelled.
 
     Examples
     --------
@@ -63,115 +78,106 @@ def distributed_apply(
     ...     distributed_apply(np.sum, np.arange(10), partition_size=4, manager=manager, combine=sum)
     np.int64(45)
     """
-    return apply_parts(_on_part, function, data, partition_size, manager, combine, options)
-
-
-def apply_parts(
-    task: Callable[..., Any],
-    function: Callable[..., Any],
-    data: Any,
-    partition_size: int | None,
-    manager: ComputeManager | None,
-    combine: Callable[[list[Any]], Any] | None,
-    options: dict[str, Any],
-) -> Any:
-    """Run ``task(function, part or (whole, start, stop), start, rows)`` for each part, in workers."""
-    if partition_size is not None and partition_size < 1:
-        raise InvalidField(f"partition_size is {partition_size!r}", hint="Give a number of rows, 1 or more.")
+    _check(partition_size)
     manager = manager or get_compute_manager()
-    data = _sliceable(data)
-    rows = len(data)
-    if partition_size is None:
-        cpus = manager.resources()["limits"]["cpu"] or manager.resources()["total"]["cpu"] or 1
-        partition_size = max(1, -(-rows // max(1, int(cpus * PARTS_PER_CPU))))
-    bounds = [(start, min(start + partition_size, rows)) for start in range(0, rows, partition_size)]
-    if len(bounds) > 1 and _shareable(data):
-        handle = manager.put(data)
-        calls: Iterable[tuple[Any, ...]] = ((handle, start, stop, start, rows) for start, stop in bounds)
+    if by is None:
+        source = source_of(data, manager)
+        parts = even_parts(source.rows, partition_size, manager)
+        results = run_parts(
+            apply_to_rows, function, source, parts, manager, options, return_exceptions=return_exceptions
+        )
     else:
-        calls = ((_cut(data, start, stop), 0, stop - start, start, rows) for start, stop in bounds)
-    # The function goes with the task's own, pickled once for all parts.
-    results = run_all(manager, _Bound(task, function), calls, options)
+        source, columns, ends = _grouped(data, by, manager)
+        size = 1 if return_exceptions else _size(partition_size, source.rows, manager)
+        task = functools.partial(apply_to_groups, by=columns)
+        found = run_parts(
+            task, function, source, whole_groups(ends, size), manager, options, return_exceptions=return_exceptions
+        )
+        results = [one for some in found for one in (some if isinstance(some, list) else [some])]
     return results if combine is None else combine(results)
 
 
+def even_parts(rows: int, size: int | None, manager: ComputeManager) -> list[tuple[int, int]]:
+    """Return where parts of ``size`` rows start and stop; without a size, four for each CPU."""
+    size = _size(size, rows, manager)
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def whole_groups(ends: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Yield where parts of at least ``size`` rows start and stop, none of which cuts a group.
+
+    Examples
+    --------
+    >>> list(whole_groups([2, 3, 9, 10], 3))
+    [(0, 3), (3, 9), (9, 10)]
+    """
+    start = 0
+    for end in ends:
+        if end - start >= size or end == ends[-1]:
+            yield start, end
+            start = end
+
+
+def run_parts(
+    task: Callable[..., Any],
+    function: Callable[..., Any],
+    source: Source,
+    parts: Iterable[tuple[int, int]],
+    manager: ComputeManager,
+    options: dict[str, Any],
+    *,
+    return_exceptions: bool = False,
+) -> list[Any]:
+    """Run ``task(function, part, first row, all rows)`` for each part, in workers."""
+    placed = ((source.place(start, stop), start) for start, stop in parts)
+    calls = ((place.start, place.stop, first, source.rows, *place.pieces) for place, first in placed)
+    # The function goes with the task's own, pickled once for all parts.
+    return run_all(manager, OnPart(task, function, source.take), calls, options, return_exceptions=return_exceptions)
+
+
 def run_all(
-    manager: ComputeManager, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], options: dict[str, Any]
+    manager: ComputeManager,
+    function: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+    options: dict[str, Any],
+    *,
+    return_exceptions: bool = False,
 ) -> list[Any]:
     """Run calls and return their results in order; whatever fails, no task is left behind."""
+    since = time.monotonic()
     task_ids = manager.submit_many(function, calls, **options)
+    label = getattr(function, "__qualname__", type(function).__qualname__)
     done = False
     try:
-        results = manager.gather_results(task_ids)
+        results = gather(manager, task_ids, label, since, return_exceptions=return_exceptions)
         done = True
     finally:
         manager.drop(task_ids, cancel=not done)
     return results
 
 
-class _Bound:
-    """A task and the function it is for, pickled together."""
+def _grouped(
+    data: Any, by: str | Sequence[str], manager: ComputeManager
+) -> tuple[Source, tuple[str, ...], Sequence[int]]:
+    columns = check_columns(data, by)
+    if is_ray_dataset(data):
+        from compute.ray_blocks import grouped_blocks
 
-    def __init__(self, task: Callable[..., Any], function: Callable[..., Any]) -> None:
-        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
-        self.task = task
-        self.function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self.task(self.function, *args)
-
-
-def _on_part(function: Callable[[Any], Any], whole: Any, start: int, stop: int, first: int, rows: int) -> Any:
-    part = whole if start == 0 and stop == len(whole) else _cut(whole, start, stop)
-    try:
-        return function(part)
-    except Exception as error:
-        error.add_note(f"In rows {first} to {first + stop - start - 1} of {rows}.")
-        raise
+        source, ends = grouped_blocks(data, columns, manager)
+        return source, columns, ends
+    data, ends = side_by_side(data, columns)
+    return source_of(data, manager), columns, ends
 
 
-def _cut(data: Any, start: int, stop: int) -> Any:
-    if hasattr(data, "iloc"):
-        return data.iloc[start:stop]
-    if hasattr(data, "num_rows"):
-        return data.slice(start, stop - start)
-    return data[start:stop]
+def _size(size: int | None, rows: int, manager: ComputeManager) -> int:
+    if size is None:
+        told = manager.resources()
+        cpus = told["limits"]["cpu"] or told["total"]["cpu"] or 1
+        return max(1, -(-rows // max(1, int(cpus * PARTS_PER_CPU))))
+    _check(size)
+    return size
 
 
-def _sliceable(data: Any) -> Any:
-    if hasattr(data, "iloc") and hasattr(data, "npartitions"):
-        raise DataError(
-            "distributed_apply takes no Dask DataFrame", hint="Use its own map_partitions, or compute() it first."
-        )
-    if hasattr(data, "iloc") or hasattr(data, "num_rows"):
-        return data
-    if hasattr(data, "ndim"):
-        if data.ndim == 0:
-            raise DataError("an array without dimensions has no parts", hint="Give one with rows.")
-        return data
-    if isinstance(data, str | bytes | dict):
-        raise DataError(f"a {type(data).__name__} has no rows", hint="Give a table, an array or a list.")
-    if isinstance(data, list | tuple | range):
-        return data
-    try:
-        return list(data)
-    except TypeError:
-        raise DataError(
-            f"a {type(data).__qualname__} cannot be cut into parts", hint="Give a table, an array or an iterable."
-        ) from None
-
-
-def _shareable(data: Any) -> bool:
-    """Whether workers read the data where it lies: else each would unpickle the whole to get its part."""
-    if hasattr(data, "num_rows"):
-        return bool(data.nbytes >= _WORTH_SHARING)
-    if hasattr(data, "iloc"):
-        dtypes: Sequence[Any] = list(data.dtypes) if data.ndim == 2 else [data.dtype]
-        size = data.memory_usage(index=True)
-        return (
-            all(str(dtype) != "object" for dtype in dtypes)
-            and int(getattr(size, "sum", lambda: size)()) >= _WORTH_SHARING
-        )
-    if hasattr(data, "ndim"):
-        return bool(not data.dtype.hasobject and data.nbytes >= _WORTH_SHARING)
-    return False
+def _check(size: int | None) -> None:
+    if size is not None and size < 1:
+        raise InvalidField(f"partition_size is {size!r}", hint="Give a number of rows, 1 or more.")

@@ -6,9 +6,11 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from compute.apply import apply_parts, run_all
+from compute.apply import even_parts, run_all, run_parts
 from compute.connect import get_compute_manager
 from compute.manager import ComputeManager
+from compute.part_tasks import apply_to_items, check_items, reduce_items
+from compute.parts import source_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,7 +54,7 @@ def distributed_map(
     ...     distributed_map(abs, [-1, 2, -3], manager=manager)
     [1, 2, 3]
     """
-    parts: list[list[R]] = apply_parts(_map_part, function, list(items), partition_size, manager, None, options)
+    parts: list[list[R]] = _run(apply_to_items, function, list(items), partition_size, manager, options)
     return [result for part in parts for result in part]
 
 
@@ -75,7 +77,7 @@ def distributed_filter(
     """
     held = list(items)
     # Only the answers travel back: the items are here.
-    parts: list[list[bool]] = apply_parts(_test_part, function or bool, held, partition_size, manager, None, options)
+    parts: list[list[bool]] = _run(check_items, function or bool, held, partition_size, manager, options)
     answers = (answer for part in parts for answer in part)
     return [item for item, answer in zip(held, answers, strict=True) if answer]
 
@@ -121,7 +123,7 @@ def distributed_reduce(
     if not held:
         raise TypeError("distributed_reduce() of empty iterable with no initial value")
     manager = manager or get_compute_manager()
-    partial: list[Any] = apply_parts(_reduce_part, function, held, partition_size, manager, None, options)
+    partial: list[Any] = _run(reduce_items, function, held, partition_size, manager, options)
     while len(partial) > 1:
         groups = [partial[start : start + _ARITY] for start in range(0, len(partial), _ARITY)]
         partial = run_all(
@@ -130,30 +132,14 @@ def distributed_reduce(
     return partial[0]
 
 
-def _map_part(
-    function: Callable[[Any], Any], part: list[Any], _start: int, _stop: int, first: int, rows: int
+def _run(
+    task: Callable[..., Any],
+    function: Callable[..., Any],
+    items: list[Any],
+    partition_size: int | None,
+    manager: ComputeManager | None,
+    options: dict[str, Any],
 ) -> list[Any]:
-    results = []
-    for index, item in enumerate(part, start=first):
-        try:
-            results.append(function(item))
-        except Exception as error:
-            error.add_note(f"For item {index} of {rows}.")
-            raise
-    return results
-
-
-def _test_part(
-    function: Callable[[Any], Any], part: list[Any], start: int, stop: int, first: int, rows: int
-) -> list[bool]:
-    return _map_part(lambda item: bool(function(item)), part, start, stop, first, rows)
-
-
-def _reduce_part(
-    function: Callable[[Any, Any], Any], part: list[Any], _start: int, stop: int, first: int, rows: int
-) -> Any:
-    try:
-        return functools.reduce(function, part)
-    except Exception as error:
-        error.add_note(f"Among items {first} to {first + stop - 1} of {rows}.")
-        raise
+    manager = manager or get_compute_manager()
+    parts = even_parts(len(items), partition_size, manager)
+    return run_parts(task, function, source_of(items, manager), parts, manager, options)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from compute import ComputeManager, distributed_apply, distributed_filter, distributed_map, distributed_reduce
-from compute.errors import DataError, InvalidField
+from compute.errors import ColumnMissing, DataError, InvalidField
 
 ROWS = 100_000
 
@@ -108,6 +108,94 @@ def test_a_failing_part_names_its_rows(manager: ComputeManager) -> None:
     with pytest.raises(ValueError, match="out of range") as caught:
         distributed_apply(check, frame(), 20_000, manager=manager)
     assert "In rows 40000 to 59999 of 100000." in caught.value.__notes__
+    # And where in the worker: the line of the function itself.
+    assert any('raise ValueError("out of range")' in note for note in caught.value.__notes__)
+
+
+def test_failures_can_take_the_place_of_results(manager: ComputeManager) -> None:
+    def check(part: list[int]) -> int:
+        if 4 in part:
+            raise ValueError("four")
+        return sum(part)
+
+    first, second, third = distributed_apply(check, range(9), 3, manager=manager, return_exceptions=True)
+    assert (first, third) == (3, 21)
+    assert isinstance(second, ValueError)
+    assert "In rows 3 to 5 of 9." in second.__notes__
+
+
+def grouped() -> pd.DataFrame:
+    """Groups of different sizes, not side by side, one of them without a key."""
+    keys = ["b", "a", None, "c", "b", "a", "b", None, "c", "b"] * 1000
+    return pd.DataFrame({"key": keys, "day": [1, 2] * 5000, "value": np.arange(10_000.0)})
+
+
+def summary(group: pd.DataFrame) -> tuple[object, int, float, bool]:
+    key = group["key"].iloc[0]
+    return None if pd.isna(key) else key, len(group), group["value"].sum(), group["value"].is_monotonic_increasing
+
+
+EXPECTED = [
+    ("b", 4000, grouped()["value"][grouped()["key"] == "b"].sum(), True),
+    ("a", 2000, grouped()["value"][grouped()["key"] == "a"].sum(), True),
+    (None, 2000, grouped()["value"][grouped()["key"].isna()].sum(), True),
+    ("c", 2000, grouped()["value"][grouped()["key"] == "c"].sum(), True),
+]
+
+
+@pytest.mark.parametrize("size", [None, 1, 6000, 1_000_000])
+def test_groups_come_whole_in_the_order_of_their_first_rows(manager: ComputeManager, size: int | None) -> None:
+    assert distributed_apply(summary, grouped(), size, by="key", manager=manager) == EXPECTED
+
+
+@pytest.mark.parametrize("dtype", ["category", "object"])
+def test_groups_of_categories_and_of_objects(manager: ComputeManager, dtype: str) -> None:
+    data = grouped().astype({"key": dtype})
+    if dtype == "category":
+        data["key"] = data["key"].cat.add_categories(["unused"])
+    assert distributed_apply(summary, data, by="key", manager=manager) == EXPECTED
+
+
+def test_groups_of_an_arrow_table_and_of_several_columns(manager: ComputeManager) -> None:
+    table = pa.Table.from_pandas(grouped(), preserve_index=False)
+    sizes = distributed_apply(
+        lambda group: (group["key"][0].as_py(), group["day"][0].as_py(), group.num_rows),
+        table,
+        by=["key", "day"],
+        manager=manager,
+    )
+    pairs = grouped().groupby(["key", "day"], sort=False, dropna=False).size()
+    assert sizes == [(None if pd.isna(key) else key, day, count) for (key, day), count in pairs.items()]
+
+
+def test_a_group_keeps_its_index(manager: ComputeManager) -> None:
+    data = grouped().set_index(pd.RangeIndex(50, 10_050))
+    first = distributed_apply(lambda group: group.head(2).index.tolist(), data, by="key", manager=manager)[0]
+    assert first == [50, 54]
+
+
+def test_a_failing_group_is_named(manager: ComputeManager) -> None:
+    def check(group: pd.DataFrame) -> int:
+        if group["key"].iloc[0] == "a":
+            raise ValueError("not a")
+        return len(group)
+
+    with pytest.raises(ValueError, match="not a") as caught:
+        distributed_apply(check, grouped(), by="key", manager=manager)
+    assert "In the group key='a', of 2000 rows." in caught.value.__notes__
+    results = distributed_apply(check, grouped(), by="key", manager=manager, return_exceptions=True)
+    assert [type(one) for one in results] == [int, ValueError, int, int]
+
+
+def test_what_has_no_groups_is_refused(manager: ComputeManager) -> None:
+    with pytest.raises(ColumnMissing, match="'kay'"):
+        distributed_apply(len, grouped(), by="kay", manager=manager)
+    for data in ([1, 2], np.arange(3)):
+        with pytest.raises(DataError, match="no columns to group by"):
+            distributed_apply(len, data, by="key", manager=manager)
+    with pytest.raises(DataError, match="names no column"):
+        distributed_apply(len, grouped(), by=[], manager=manager)
+    assert distributed_apply(len, grouped().head(0), by="key", manager=manager, combine=sum) == 0
 
 
 def test_no_task_is_left_behind(manager: ComputeManager) -> None:
