@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compute.config import Config, load_config
     from compute.connect import get_compute_manager
     from compute.manager import ComputeManager
+    from compute.progress_bar import gather_with_bar
     from compute.sequences import distributed_filter, distributed_map, distributed_reduce
     from compute.states import TaskState
     from compute.task import TaskStatus
@@ -33,6 +34,7 @@ __all__ = [
     "distributed_filter",
     "distributed_map",
     "distributed_reduce",
+    "gather_with_bar",
     "get_compute_manager",
     "load_config",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "distributed_filter": "sequences",
     "distributed_map": "sequences",
     "distributed_reduce": "sequences",
+    "gather_with_bar": "progress_bar",
     "get_compute_manager": "connect",
     "load_config": "config",
 }

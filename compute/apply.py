@@ -13,7 +13,7 @@ from compute.groups import check_columns, side_by_side
 from compute.manager import ComputeManager
 from compute.part_tasks import OnPart, apply_to_groups, apply_to_rows
 from compute.parts import Source, is_ray_dataset, source_of
-from compute.progress_bar import gather
+from compute.progress_bar import gather_with_bar
 
 PARTS_PER_CPU = 4
 """Enough that the last part does not keep all CPUs but one waiting."""
@@ -149,7 +149,7 @@ def run_all(
     label = getattr(function, "__qualname__", type(function).__qualname__)
     done = False
     try:
-        results = gather(manager, task_ids, label, since, return_exceptions=return_exceptions)
+        results = gather_with_bar(manager, task_ids, label, since, return_exceptions=return_exceptions)
         done = True
     finally:
         manager.drop(task_ids, cancel=not done)

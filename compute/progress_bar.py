@@ -25,8 +25,13 @@ _terminal = threading.Lock()
 """Held by the thread whose bar is shown: there is room for one."""
 
 
-def gather(
-    manager: ComputeManager, task_ids: Sequence[str], label: str, since: float, *, return_exceptions: bool = False
+def gather_with_bar(
+    manager: ComputeManager,
+    task_ids: Sequence[str],
+    label: str,
+    since: float | None = None,
+    *,
+    return_exceptions: bool = False,
 ) -> list[Any]:
     """Return what `ComputeManager.gather_results` returns; on a terminal, show from the third second how far it is.
 
@@ -38,11 +43,12 @@ def gather(
         Whose results are wanted.
     label : str
         Stands before the bar: the function's name.
-    since : float
-        When the work began, by `time.monotonic`.
+    since : float, optional
+        When the work began, by `time.monotonic`; by default now.
     return_exceptions : bool
         As for `ComputeManager.gather_results`.
     """
+    since = time.monotonic() if since is None else since
     stream = sys.stderr
     if not _shows(stream) or not _terminal.acquire(blocking=False):
         return manager.gather_results(task_ids, return_exceptions=return_exceptions)

@@ -13,26 +13,33 @@ if TYPE_CHECKING:
     from jobs.evaluate import evaluate_model
     from jobs.families import find_family
     from jobs.ml_tasks import MLTasks, get_ml_tasks
+    from jobs.parallel import Training, parallel_model_inference, parallel_model_training
     from jobs.predict import predict_batch
     from jobs.tables import open_table
     from jobs.train import train_model
 
 __all__ = [
     "MLTasks",
+    "Training",
     "evaluate_model",
     "find_family",
     "get_ml_tasks",
     "open_table",
+    "parallel_model_inference",
+    "parallel_model_training",
     "predict_batch",
     "train_model",
 ]
 
 _HOMES = {
     "MLTasks": "jobs.ml_tasks",
+    "Training": "jobs.parallel",
     "evaluate_model": "jobs.evaluate",
     "find_family": "jobs.families",
     "get_ml_tasks": "jobs.ml_tasks",
     "open_table": "jobs.tables",
+    "parallel_model_inference": "jobs.parallel",
+    "parallel_model_training": "jobs.parallel",
     "predict_batch": "jobs.predict",
     "train_model": "jobs.train",
 }
