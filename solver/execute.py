@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from registry import TaskContext
 from solver import prediction
+from solver.optimization import answer as optimization
 from solver.queries import Parameters, Query, parse
 
 ENTRY = "solver.execute:run"
 
-ANSWERS = {"prediction": prediction.answer}
+TYPES: Mapping[str, Any] = {"prediction": prediction, "optimization": optimization}
+"""What answers each type of question: modules with `prepare`, `needs` and `answer`."""
 
 
 def run(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
@@ -29,7 +32,8 @@ def run(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
         The answer, in JSON's values.
     """
     query, parameters = parse(payload["query_data"], payload["parameters"])
-    return ANSWERS[query.type](query, parameters, context)
+    result: dict[str, Any] = TYPES[query.type].answer(query, parameters, context)
+    return result
 
 
 def pack(query: Query, parameters: Parameters) -> dict[str, Any]:

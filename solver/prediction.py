@@ -33,8 +33,15 @@ INLINE_ROWS = 100_000
 
 _SMALL_BYTES = 32 * 2**20
 _LOADED = 8
+_WAITING_CPUS = 0.1
 _loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
 _lock = threading.Lock()
+
+
+def needs(parameters: PredictionParameters) -> dict[str, float] | None:
+    """Return what a task takes of the cluster; None: as usual."""
+    # What only waits for workers of its own leaves the CPUs to them.
+    return {"cpu": _WAITING_CPUS} if parameters.distribute_data else None
 
 
 def prepare(query: PredictionQuery, parameters: PredictionParameters, config: Config) -> PredictionQuery:

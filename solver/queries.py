@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from compute.errors import InvalidField
+from solver.optimization.query import OptimizationParameters, OptimizationQuery
 
 DEFAULT_TARGET = "target"
 
@@ -133,19 +134,20 @@ class PredictionParameters(_Strict):
     priority: int = Field(0, ge=-1000, le=1000, description="Larger runs earlier among the caller's own tasks.")
 
 
-Query = PredictionQuery
-Parameters = PredictionParameters
+Query = PredictionQuery | OptimizationQuery
+Parameters = PredictionParameters | OptimizationParameters
 
 QUERY_TYPES: Mapping[str, tuple[type[Query], type[Parameters]]] = {
-    "prediction": (PredictionQuery, PredictionParameters)
+    "prediction": (PredictionQuery, PredictionParameters),
+    "optimization": (OptimizationQuery, OptimizationParameters),
 }
 
 
 class SolveRequest(_Strict):
     """The body of `POST /solver/solve` and `/solver/solve-sync`."""
 
-    query_data: PredictionQuery
-    parameters: PredictionParameters = Field(default_factory=PredictionParameters)
+    query_data: Annotated[Query, Field(discriminator="type")]
+    parameters: Parameters | None = Field(None, description="Of the same type as the question.")
 
 
 def parse(query_data: object, parameters: object = None) -> tuple[Query, Parameters]:
@@ -160,7 +162,8 @@ def parse(query_data: object, parameters: object = None) -> tuple[Query, Paramet
 
     Returns
     -------
-    tuple of (PredictionQuery, PredictionParameters)
+    tuple of (Query, Parameters)
+        Of the type's own classes.
 
     Raises
     ------
@@ -175,7 +178,7 @@ def parse(query_data: object, parameters: object = None) -> tuple[Query, Paramet
     >>> parse({"type": "sorcery"})
     Traceback (most recent call last):
     ...
-    compute.errors.InvalidField: query_data.type is 'sorcery', which is no type of query. The types are: prediction.
+    compute.errors.InvalidField: query_data.type is 'sorcery', which is no type of query. The types are: prediction, ...
     """
     if not isinstance(query_data, Mapping):
         raise InvalidField(
@@ -210,11 +213,12 @@ def replace_uris(query: Query, parameters: Parameters, check: Callable[[str], st
     """
     uris = {
         field: check(value)
-        for field in ("entities", "training_data")
-        if isinstance(value := getattr(query, field), str)
+        for field in ("entities", "training_data", "uri")
+        if isinstance(value := getattr(query, field, None), str)
     }
-    output = {"output": check(parameters.output)} if parameters.output is not None else {}
-    return query.model_copy(update=uris), parameters.model_copy(update=output)
+    output = getattr(parameters, "output", None)
+    outputs = {} if output is None else {"output": check(output)}
+    return query.model_copy(update=uris), parameters.model_copy(update=outputs)
 
 
 def _validate(kind: type[_Model], field: str, value: object) -> _Model:

@@ -17,14 +17,13 @@ from compute import Config, TaskState, check_uri, load_config
 from compute.errors import InvalidField, ResultTimeout, TaskCancelled, from_problem
 from registry import TaskContext, TaskRecord, TaskRegistry, get_task_registry
 from solver import prediction
-from solver.execute import ENTRY, pack
-from solver.queries import Parameters, Query, parse, replace_uris
+from solver.execute import ENTRY, TYPES, pack
+from solver.queries import Parameters, PredictionParameters, PredictionQuery, Query, parse, replace_uris
 
 logger = logging.getLogger(__name__)
 
 _KEY_LENGTH = 255
 _QUICK_THREADS = 8
-_WAITING_CPUS = 0.1
 
 
 class SolverService:
@@ -94,7 +93,11 @@ class SolverService:
             What the task failed with.
         """
         query, options = self._parse(query_data, parameters)
-        if prediction.quick(query, options):
+        if (
+            isinstance(query, PredictionQuery)
+            and isinstance(options, PredictionParameters)
+            and prediction.quick(query, options)
+        ):
             return self._solve_here(query, options, timeout)
         record = self._submit(query, options, caller=caller)
         record = self._registry().wait(record.task_id, timeout)
@@ -210,7 +213,7 @@ class SolverService:
             earlier = self._registry().find(caller, idempotency_key)
             if earlier is not None and earlier.fingerprint == fingerprint:
                 return earlier
-        prepared = prediction.prepare(query, parameters, self.config)
+        prepared = TYPES[query.type].prepare(query, parameters, self.config)
         return self._registry().submit(
             query.type,
             pack(prepared, parameters),
@@ -219,11 +222,12 @@ class SolverService:
             idempotency_key=idempotency_key,
             priority=parameters.priority,
             timeout=parameters.timeout,
-            # What only waits for workers of its own leaves the CPUs to them.
-            resources={"cpu": _WAITING_CPUS} if parameters.distribute_data else None,
+            resources=TYPES[query.type].needs(parameters),
         )
 
-    def _solve_here(self, query: Query, parameters: Parameters, timeout: float | None) -> dict[str, Any]:
+    def _solve_here(
+        self, query: PredictionQuery, parameters: PredictionParameters, timeout: float | None
+    ) -> dict[str, Any]:
         context = TaskContext("", self.config)
         limits = [limit for limit in (timeout, parameters.timeout) if limit is not None]
         if not limits:

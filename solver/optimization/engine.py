@@ -16,8 +16,6 @@ Reason = Literal[
 """As MathOpt names them: https://developers.google.com/optimization/math_opt"""
 Limit = Literal["TIME", "ITERATION", "NODE", "MEMORY", "INTERRUPTED", "OTHER"]
 
-Kind = Literal["LP", "MIP", "QP", "NONCONVEX QP", "MIQP"]
-
 
 class Options(NamedTuple):
     """How to solve."""
@@ -92,8 +90,6 @@ class Engine(Protocol):
     """One module of `solver.optimization.engines` each; imported in the process that solves, and only there."""
 
     NAME: str
-    KINDS: frozenset[Kind]
-    """What it solves to proven optimality, and what it may call infeasible."""
 
     @staticmethod
     def version() -> str:
@@ -101,7 +97,7 @@ class Engine(Protocol):
 
     @staticmethod
     def refuses(program: Program) -> str | None:
-        """Say why this program cannot be given to it; None: it can."""
+        """Say why this program cannot be given to it; None: it solves such programs exactly."""
 
     @staticmethod
     def solve(program: Program, options: Options, events: Events) -> Outcome:

@@ -159,7 +159,7 @@ def test_bad_questions(http: httpx.Client, path: str, content: bytes, status: in
 
 def test_an_unknown_type_is_told_which_there_are(http: httpx.Client) -> None:
     body = http.post("/solve", json={"query_data": {"type": "sorcery"}}).json()
-    assert body["context"]["types"] == ["prediction"]
+    assert body["context"]["types"] == ["prediction", "optimization"]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,25 @@ def test_the_interface_describes_the_questions(http: httpx.Client) -> None:
     assert reference == "#/components/schemas/SolveRequest"
     assert {"SolveRequest", "PredictionQuery", "PredictionParameters"} <= set(schemas)
     assert schemas["PredictionQuery"]["examples"] == PredictionQuery.model_json_schema()["examples"]
+
+
+def test_every_example_of_an_optimization_is_answered(http: httpx.Client) -> None:
+    schema = http.get("/openapi.json").json()["components"]["schemas"]["OptimizationQuery"]
+    values = []
+    for example in schema["examples"]:
+        answer = http.post("/solve-sync", json={"query_data": example, "parameters": {"time_limit": 20}}).json()
+        assert answer["termination"]["reason"] == "OPTIMAL"
+        values.append(answer["objective_value"])
+    assert values == [2200.0, 12.0]
+
+
+def test_a_program_that_is_none_is_refused_at_once(http: httpx.Client) -> None:
+    wrong = {"type": "optimization", "expressions": {"variables": {"x": {}}, "maximize": "x.y"}}
+    response = http.post("/solve", json={"query_data": wrong})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("expressions.maximize is wrong at position 0")
+    elsewhere = {"type": "optimization", "uri": "file:///etc/passwd"}
+    assert http.post("/solve", json={"query_data": elsewhere}).status_code == 403
 
 
 def test_a_handle_answers_other_programs(serve: Any, http: httpx.Client) -> None:

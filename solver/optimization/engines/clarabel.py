@@ -10,11 +10,10 @@ import numpy as np
 from scipy import sparse
 
 from solver.optimization.check import is_convex
-from solver.optimization.engine import Events, Kind, Limit, Options, Outcome, Reason
+from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
 from solver.optimization.program import Program
 
 NAME = "clarabel"
-KINDS: frozenset[Kind] = frozenset({"LP", "QP"})
 
 _ENDINGS: Mapping[str, tuple[Reason, Limit | None]] = {
     "Solved": ("OPTIMAL", None),

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
-from solver.optimization.engine import Events, Kind, Limit, Options, Outcome, Reason
+from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
 from solver.optimization.program import Floats, Program
 
 NAME = "cp-sat"
-KINDS: frozenset[Kind] = frozenset({"MIP"})
 
 _LARGEST = 2**52
 _SCALES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 2.0, 4.0, 8.0, 3.0, 6.0, 12.0)

@@ -9,11 +9,10 @@ from typing import Any
 import highspy
 import numpy as np
 
-from solver.optimization.engine import Events, Kind, Limit, Options, Outcome, Reason
+from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
 from solver.optimization.program import Program
 
 NAME = "highs"
-KINDS: frozenset[Kind] = frozenset({"LP", "MIP"})
 
 _Status = highspy.HighsModelStatus
 _ENDINGS: Mapping[Any, tuple[Reason, Limit | None]] = {

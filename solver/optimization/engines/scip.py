@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pyscipopt
 
-from solver.optimization.engine import Events, Kind, Limit, Options, Outcome, Reason
+from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
 from solver.optimization.program import Floats, Program
 
 NAME = "scip"
-KINDS: frozenset[Kind] = frozenset({"LP", "MIP", "QP", "NONCONVEX QP", "MIQP"})
 
 _ENDINGS: Mapping[str, tuple[Reason, Limit | None]] = {
     "optimal": ("OPTIMAL", None),

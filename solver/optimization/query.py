@@ -1,0 +1,97 @@
+"""What a question of the type `optimization` looks like, and how it is to be answered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from compute.config import parse_bytes
+
+DEFAULT_TIME_LIMIT = 60.0
+
+EngineName = Literal["highs", "scip", "cp-sat", "clarabel"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class OptimizationQuery(_Strict):
+    """The best values of variables under constraints: linear, with whole numbers, or with a quadratic objective.
+
+    The program is given in one of three ways: as `expressions` that a person reads, as a `model` of arrays in the names
+    of MathOpt, or as a file at a `uri` (`.mps`, `.qps`, `.lp`, `.opb`, `.cnf`; also `.gz` and `.xz` of these).
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "optimization",
+                    "expressions": {
+                        "variables": {"chairs": {"lower": 0, "integer": True}, "tables": {"lower": 0, "integer": True}},
+                        "maximize": "45*chairs + 80*tables",
+                        "subject_to": ["wood: 5*chairs + 20*tables <= 400", "work: 10*chairs + 15*tables <= 450"],
+                    },
+                },
+                {
+                    "type": "optimization",
+                    "model": {
+                        "variables": {"names": ["x", "y"], "lower_bounds": 0, "upper_bounds": None},
+                        "objective": {"maximize": True, "linear_coefficients": [3, 2]},
+                        "linear_constraints": {"lower_bounds": None, "upper_bounds": [4, 6]},
+                        "linear_constraint_matrix": {
+                            "row_ids": [0, 0, 1, 1],
+                            "column_ids": [0, 1, 0, 1],
+                            "coefficients": [1, 1, 1, 3],
+                        },
+                    },
+                },
+            ]
+        }
+    )
+
+    type: Literal["optimization"]
+    expressions: dict[str, Any] | None = Field(
+        None, description="`variables` {name: {lower, upper, integer}}, `minimize` or `maximize`, `subject_to` [...]."
+    )
+    model: dict[str, Any] | None = Field(
+        None,
+        description="`variables` {names, lower_bounds, upper_bounds, integers}, `objective` {maximize, offset, "
+        "linear_coefficients, quadratic_coefficients}, `linear_constraints` {names, lower_bounds, upper_bounds}, "
+        "`linear_constraint_matrix` {row_ids or row_starts, column_ids, coefficients}. Scalars stand for arrays of "
+        'them; null and "inf" are no bounds; {dtype, base64} is an array, too.',
+    )
+    uri: str | None = Field(None, min_length=1, description="The URI of a file.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> OptimizationQuery:
+        given = [name for name in ("expressions", "model", "uri") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are both given" if given else "none of them is given"
+            raise ValueError(f"a program is given as one of expressions, model and uri; {found}")
+        return self
+
+
+class OptimizationParameters(_Strict):
+    """How the answer is to be found."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"time_limit": 10, "engines": ["highs", "scip"]}]})
+
+    time_limit: float = Field(
+        DEFAULT_TIME_LIMIT, gt=0, le=86_400, description="Seconds; what is best then is the answer."
+    )
+    relative_gap: float = Field(1e-4, ge=0, lt=1, description="To the bound, at which whole numbers are good enough.")
+    threads: int = Field(1, ge=1, le=256, description="CPUs that the engine may use.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    engines: list[EngineName] | None = Field(
+        None, min_length=1, description="To be asked in this order, each when the one before has no good answer."
+    )
+    hint: dict[str, float] | None = Field(None, description="Values of variables to begin with, by name.")
+    memory: Annotated[int, BeforeValidator(parse_bytes)] | None = Field(
+        None, ge=2**28, description='What the process of an engine may take, such as "4g".'
+    )
+    validation_only: bool = Field(False, description="Check the program, and tell its size; solve nothing.")
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds that one attempt may run.")
+    priority: int = Field(0, ge=-1000, le=1000, description="Larger runs earlier among the caller's own tasks.")

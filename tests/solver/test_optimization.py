@@ -1,0 +1,463 @@
+"""Programs are solved to their published values, and no engine is believed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compute import Config, TaskState
+from compute.errors import DataNotFound, InvalidField
+from solver import SolverService
+from solver.optimization.check import check_optimality, check_point, is_convex
+from solver.optimization.engine import Events, Options, Outcome
+from solver.optimization.engines import clarabel, cp_sat, highs, scip
+from solver.optimization.files import read_program
+from solver.optimization.job import Job
+from solver.optimization.process import Run, run_job
+from solver.optimization.program import Program, make_program
+from solver.optimization.solve import judge, minimised, solve_program
+
+INSTANCES = Path(__file__).parent / "instances"
+HARD = INSTANCES / "markshare1.mps.gz"
+
+KNAPSACK = {
+    "variables": {name: {"lower": 0, "upper": 1, "integer": True} for name in "abc"},
+    "maximize": "8*a + 11*b + 6*c + 1",
+    "subject_to": ["weight: 5*a + 7*b + 4*c <= 12"],
+}
+
+
+def ignore(*_: object) -> None:
+    """Tell nobody."""
+
+
+def question(**source: object) -> dict[str, Any]:
+    return {"type": "optimization", **source}
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if "worker" in " ".join(child.cmdline())}
+
+
+# Published values
+
+
+@pytest.mark.parametrize(
+    ("file", "engine", "optimum"),
+    [
+        ("afiro.mps.gz", "highs", -464.75314286),
+        ("afiro.mps.gz", "scip", -464.75314286),
+        ("afiro.mps.gz", "clarabel", -464.75314286),
+        ("p0033.mps.gz", "highs", 3089),
+        ("p0033.mps.gz", "scip", 3089),
+        ("p0033.mps.gz", "cp-sat", 3089),
+        ("HS35.qps.gz", "clarabel", 1 / 9),
+        ("HS35.qps.gz", "scip", 1 / 9),
+        ("CVXQP1_S.qps.gz", "clarabel", 11590.718),
+    ],
+)
+def test_every_engine_reproduces_published_values(file: str, engine: str, optimum: float) -> None:
+    solution = solve_program(read_program(INSTANCES / file), Options(time_limit=30), engines=[engine])
+    assert solution.reason == "OPTIMAL"
+    assert solution.check is not None
+    assert solution.check.feasible
+    # SCIP ends at a gap of 1e-4.
+    assert solution.check.objective == pytest.approx(optimum, rel=1e-4 if engine == "scip" else 1e-6)
+    assert (solution.proof is not None) == (engine != "scip" and "p0033" not in file)
+
+
+@pytest.mark.parametrize("file", ["galenet.mps", "infeasible-mip0.mps"])
+def test_what_makes_a_program_infeasible_is_told_and_is_infeasible(file: str) -> None:
+    program = read_program(INSTANCES / file)
+    solution = solve_program(program, Options(time_limit=30))
+    conflict = solution.run.conflict
+    assert (solution.reason, solution.x) == ("INFEASIBLE", None)
+    assert conflict is not None
+    assert conflict.irreducible
+
+    def without(member: tuple[str, int] | None) -> str:
+        """Solve what is left of the program, without one of its members, by another engine."""
+        rows = [row for row in conflict.constraints.tolist() if member != ("row", row)]
+        columns = [column for column in conflict.variables.tolist() if member != ("column", column)]
+        bounds: list[np.ndarray[Any, Any]] = []
+        for whole, kept in (
+            (program.lower, columns), (program.upper, columns), (program.row_lower, rows), (program.row_upper, rows),
+        ):  # fmt: skip
+            bounds.append(np.full(len(whole), -np.inf if len(bounds) % 2 == 0 else np.inf))
+            bounds[-1][kept] = whole[kept]
+        part = make_program(
+            linear=np.zeros(program.size[1]), lower=bounds[0], upper=bounds[1], integer=program.integer,
+            rows=np.repeat(np.arange(program.size[0]), np.diff(program.matrix.starts)),
+            columns=program.matrix.columns, values=program.matrix.values, row_lower=bounds[2], row_upper=bounds[3],
+        )  # fmt: skip
+        return scip.solve(part, Options(time_limit=20), Events(ignore)).reason
+
+    assert without(None) == "INFEASIBLE"
+    members = [("row", row) for row in conflict.constraints.tolist()]
+    members += [("column", column) for column in conflict.variables.tolist()]
+    assert {without(member) for member in members} == {"OPTIMAL"}
+
+
+# No engine is believed
+
+
+def outcome(**said: Any) -> Run:
+    return Run(Outcome(**said), [], None, "1", 0.1, "")
+
+
+def test_a_wrong_word_of_an_engine_is_not_passed_on() -> None:
+    program = minimised(read_program(INSTANCES / "afiro.mps.gz"))
+    right = highs.solve(program, Options(), Events(ignore))
+    assert judge(program, outcome(**vars(right)), Options()).reason == "OPTIMAL"
+    assert right.x is not None
+    assert right.duals is not None
+    outside = right.x.copy()
+    outside[0] = -1.0
+    found = judge(program, outcome(**{**vars(right), "x": outside}), Options())
+    assert (found.reason, found.detail) == ("IMPRECISE", "the engine called its point optimal, and it is not feasible")
+    worse = highs.solve(_turned(program), Options(), Events(ignore)).x
+    found = judge(program, outcome(**{**vars(right), "x": worse}), Options())
+    assert (found.reason, found.check is not None and found.check.feasible) == ("IMPRECISE", True)
+    assert "its duals prove no better bound than -464.753" in found.detail
+    found = judge(program, outcome(**{**vars(right), "duals": -right.duals}), Options())
+    assert found.reason == "IMPRECISE"
+    found = judge(program, outcome(**{**vars(right), "duals": None, "bound": -500.0}), Options())
+    assert (found.reason, found.bound) == ("FEASIBLE", -500.0)
+    assert judge(program, outcome(reason="OPTIMAL"), Options()).reason == "OTHER_ERROR"
+    nothing = np.full(program.size[1], np.nan)
+    assert judge(program, outcome(reason="FEASIBLE", x=nothing), Options()).reason == "IMPRECISE"
+
+
+def _turned(program: Program) -> Program:
+    """The same constraints, and a random other objective."""
+    other = np.random.default_rng(5).random(program.size[1])
+    return make_program(
+        linear=other, lower=program.lower, upper=program.upper, integer=program.integer,
+        rows=np.repeat(np.arange(program.size[0]), np.diff(program.matrix.starts)),
+        columns=program.matrix.columns, values=program.matrix.values,
+        row_lower=program.row_lower, row_upper=program.row_upper,
+    )  # fmt: skip
+
+
+def test_an_engine_that_cannot_is_told_of_and_the_next_is_asked() -> None:
+    solution = solve_program(
+        read_program(INSTANCES / "HS35.qps.gz"), Options(time_limit=20), engines=["highs", "cp-sat", "clarabel"]
+    )
+    assert [attempt.reason for attempt in solution.attempts] == ["OTHER_ERROR", "OTHER_ERROR", "OPTIMAL"]
+    assert solution.attempts[0].detail == "highs cannot solve it: it has quadratic terms"
+
+
+def test_cp_sat_gets_no_continuous_variable_and_no_broken_row() -> None:
+    program = read_program(INSTANCES / "afiro.mps.gz")
+    assert cp_sat.refuses(program) == "not all of its variables are integers"
+    thirds = _boxed(linear=[1.0, 1.0], rows=[[1 / 3, np.pi]], sides=[(0.0, 5.0)])
+    assert cp_sat.refuses(thirds) == "its coefficients are no multiples of one number"
+
+
+def test_a_quadratic_objective_that_is_not_convex_is_solved_globally() -> None:
+    program = make_program(
+        linear=np.array([0.5, 0.0]), lower=np.full(2, -2.0), upper=np.full(2, 2.0), integer=np.zeros(2, bool),
+        rows=np.array([0, 0]), columns=np.array([0, 1]), values=np.ones(2), row_lower=np.array([-3.0]),
+        row_upper=np.array([3.0]), quadratic=(np.array([0, 1]), np.array([0, 1]), np.array([-1.0, -1.0])),
+    )  # fmt: skip
+    assert not is_convex(program)
+    assert clarabel.refuses(program) == "its objective is not convex"
+    solution = solve_program(program, Options(time_limit=20))
+    assert (solution.reason, [attempt.engine for attempt in solution.attempts]) == ("OPTIMAL", ["scip"])
+    # The corner (-2, 1) or (-2, 2) beyond the row: -4 - 4 - 1 at (-2, 2).
+    assert solution.check is not None
+    assert solution.check.objective == pytest.approx(-9.0, rel=1e-4)
+
+
+# Engines agree, and duals prove
+
+
+def _boxed(linear: list[float], rows: list[list[float]], sides: list[tuple[float, float]], high: float = 9) -> Program:
+    matrix = np.array(rows, np.float64).reshape(len(rows), len(linear))
+    places = np.nonzero(np.ones_like(matrix))
+    return make_program(
+        linear=np.array(linear), lower=np.zeros(len(linear)), upper=np.full(len(linear), high),
+        integer=np.ones(len(linear), bool), rows=places[0], columns=places[1], values=matrix.ravel(),
+        row_lower=np.array([side[0] for side in sides]), row_upper=np.array([side[1] for side in sides]),
+    )  # fmt: skip
+
+
+SMALL = st.integers(-9, 9).map(float)
+
+
+@st.composite
+def programs(draw: st.DrawFn, integer: bool) -> Program:
+    """A program with a feasible point."""
+    width, height = draw(st.integers(1, 5)), draw(st.integers(0, 4))
+    matrix = np.array(draw(st.lists(SMALL, min_size=width * height, max_size=width * height))).reshape(height, width)
+    point = np.array(draw(st.lists(st.integers(0, 9), min_size=width, max_size=width)), np.float64)
+    below = np.array(draw(st.lists(st.sampled_from([0.0, 3.0, np.inf]), min_size=height, max_size=height)))
+    above = np.array(draw(st.lists(st.sampled_from([0.0, 2.5, np.inf]), min_size=height, max_size=height)))
+    places = np.nonzero(np.ones_like(matrix))
+    return make_program(
+        linear=np.array(draw(st.lists(SMALL, min_size=width, max_size=width))), lower=np.zeros(width),
+        upper=np.full(width, 9.0), integer=np.full(width, integer), rows=places[0], columns=places[1],
+        values=matrix.ravel(), row_lower=matrix @ point - below, row_upper=matrix @ point + above,
+        maximize=draw(st.booleans()), offset=draw(SMALL),
+    )  # fmt: skip
+
+
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@QUICK
+@given(programs(integer=True))
+def test_engines_agree_on_whole_numbers(program: Program) -> None:
+    program = minimised(program)
+    values = set()
+    for engine in (highs, scip, cp_sat):
+        found = engine.solve(program, Options(time_limit=20, relative_gap=0.0), Events(ignore))
+        assert found.reason == "OPTIMAL"
+        assert found.x is not None
+        assert check_point(program, found.x).feasible
+        values.add(round(program.objective(np.round(found.x)), 6))
+    assert len(values) == 1
+
+
+@QUICK
+@given(programs(integer=False))
+def test_engines_agree_on_linear_programs_and_their_duals_prove_it(program: Program) -> None:
+    program = minimised(program)
+    values = []
+    for engine in (highs, clarabel):
+        found = engine.solve(program, Options(time_limit=20), Events(ignore))
+        assert found.x is not None
+        assert found.duals is not None
+        proof = check_optimality(program, found.x, found.duals)
+        assert check_point(program, found.x).feasible
+        assert proof.optimal
+        # Complementary slackness: what has a price is at a bound.
+        activity = program.activities(found.x)
+        slack = np.minimum(np.abs(activity - program.row_lower), np.abs(activity - program.row_upper))
+        assert np.abs(found.duals * np.where(np.isfinite(slack), slack, 0)).max(initial=0) < 1e-4
+        values.append(program.objective(found.x))
+    assert values[0] == pytest.approx(values[1], rel=1e-6, abs=1e-5)
+
+
+# A process of its own
+
+
+def test_a_stop_is_heard_at_once_and_the_best_solution_stays() -> None:
+    program, seen = read_program(HARD), []
+    for engine in ("highs", "scip"):
+        asked: list[float] = []
+
+        def stopped(asked: list[float] = asked) -> bool:
+            if not asked and seen and seen[-1] is not None:
+                asked.append(time.monotonic())
+            return bool(asked)
+
+        seen.clear()
+        run = run_job(
+            Job(minimised(program), engine, Options(time_limit=60)),
+            progress=lambda _, best: seen.append(best),
+            stopped=stopped,
+        )
+        assert time.monotonic() - asked[0] < 2.5
+        assert (run.outcome.reason, run.outcome.limit) == ("FEASIBLE", "INTERRUPTED")
+        assert run.outcome.x is not None
+        assert check_point(program, run.outcome.x).feasible
+
+
+def test_a_process_that_is_killed_leaves_its_best_solution() -> None:
+    program = read_program(HARD)
+    killed: list[int] = []
+
+    def kill(_: float, best: object) -> None:
+        if best is not None and not killed:
+            killed.extend(children())
+            os.kill(killed[0], signal.SIGKILL)
+
+    run = run_job(Job(minimised(program), "highs", Options(time_limit=60)), progress=kill)
+    assert (run.outcome.reason, run.outcome.detail) == ("FEASIBLE", "the process of highs ended with signal SIGKILL")
+    assert run.outcome.x is not None
+    assert check_point(program, run.outcome.x).feasible
+
+
+def test_a_process_that_hangs_is_ended_after_its_limit() -> None:
+    frozen: list[int] = []
+
+    def freeze(_: float, best: object) -> None:
+        if best is not None and not frozen:
+            frozen.extend(children())
+            os.kill(frozen[0], signal.SIGSTOP)
+
+    started = time.monotonic()
+    run = run_job(Job(minimised(read_program(HARD)), "highs", Options(time_limit=2)), progress=freeze)
+    assert time.monotonic() - started < 2 + 1 + 2 + 2
+    assert (run.outcome.reason, run.outcome.limit) == ("FEASIBLE", "TIME")
+    assert run.outcome.detail == "highs did not stop at its limit, and was ended"
+    assert not psutil.pid_exists(frozen[0])
+
+
+def test_memory_is_limited() -> None:
+    run = run_job(Job(minimised(read_program(HARD)), "highs", Options(time_limit=20), memory=64 * 2**20))
+    assert run.outcome.reason in ("NO_SOLUTION_FOUND", "OTHER_ERROR")
+    assert not children()
+
+
+def test_time_is_up_and_the_gap_is_told() -> None:
+    solution = solve_program(read_program(HARD), Options(time_limit=1.5))
+    assert (solution.reason, solution.limit) == ("FEASIBLE", "TIME")
+    assert solution.gap is not None
+    assert solution.gap > 0.1
+    assert solution.run.incumbents
+
+
+# As a question
+
+
+def test_a_question_is_answered(solver: SolverService) -> None:
+    answer = solver.solve(question(expressions=KNAPSACK), {"seed": 7})
+    assert answer["termination"] == {"reason": "OPTIMAL", "limit": None, "detail": ""}
+    assert (answer["objective_value"], answer["relative_gap"]) == (20.0, 0.0)
+    assert answer["variable_values"] == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert answer["check"]["feasible"]
+    assert answer["engine"]["name"] == "highs"
+    assert answer["seed"] == 7
+    assert answer["program"]["kind"] == "MIP"
+    assert answer["incumbents"][-1]["objective_value"] == 20.0
+
+
+def test_duals_say_what_a_limit_is_worth(solver: SolverService) -> None:
+    relaxed = {**KNAPSACK, "variables": {name: {"lower": 0} for name in "abc"}}
+    answer = solver.solve(question(expressions=relaxed))
+    # By weight, `a` is worth most: 8 for 5.
+    assert answer["objective_value"] == pytest.approx(12 / 5 * 8 + 1)
+    assert answer["dual_values"] == {"weight": pytest.approx(8 / 5)}
+    assert answer["reduced_costs"] == {
+        "a": pytest.approx(0.0), "b": pytest.approx(11 - 7 * 8 / 5), "c": pytest.approx(6 - 4 * 8 / 5),
+    }  # fmt: skip
+    assert answer["check"]["proven_by_duals"]
+
+
+def test_a_file_is_solved_and_an_infeasible_one_explained(solver: SolverService) -> None:
+    answer = solver.solve(question(uri=str(INSTANCES / "galenet.mps")))
+    assert answer["termination"]["reason"] == "INFEASIBLE"
+    assert answer["infeasible_subsystem"] == {
+        "constraints": ["NODE5", "D8"], "variable_bounds": ["T25", "T35", "T57"], "irreducible": True,
+    }  # fmt: skip
+
+
+def test_a_program_is_only_checked(solver: SolverService) -> None:
+    answer = solver.solve(question(uri=str(HARD)), {"validation_only": True})
+    assert (answer["termination"], answer["program"]["variables"]) == (None, 62)
+
+
+def test_a_hint_is_taken(solver: SolverService) -> None:
+    answer = solver.solve(question(expressions=KNAPSACK), {"hint": {"a": 1, "b": 1, "c": 0}})
+    assert answer["incumbents"][0]["objective_value"] == 20.0
+    with pytest.raises(InvalidField, match=r"parameters\.hint names the variable 'd'"):
+        solver.submit(question(expressions=KNAPSACK), {"hint": {"d": 1}})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, "none of them is given"),
+        ({"uri": "a.mps", "model": {}}, "model and uri are both given"),
+        ({"model": {}}, "the program has no variables"),
+        ({"model": {"variables": {"count": 1, "lower_bounds": 2, "upper_bounds": [1]}}}, "has the bounds 2 and 1"),
+        ({"model": {"variables": {"count": 1}, "objective": {"linear_coefficients": [float("nan")]}}}, "is nan"),
+        (
+            {
+                "model": {
+                    "variables": {"count": 1}, "linear_constraints": {"count": 1},
+                    "linear_constraint_matrix": {"row_ids": [0], "column_ids": [1], "coefficients": [1]},
+                }
+            },
+            "there is no variable 1: there are 1, from 0 on",
+        ),
+        ({"expressions": {"variables": {"x": {}}, "minimize": "__import__('os')"}}, "expected numbers, variables"),
+        ({"expressions": {"variables": {"x": {}}, "minimize": "(" * 10_000 + "x" + ")" * 10_000}}, "nests more than"),
+        ({"expressions": {"variables": {"x": {}}, "minimize": "1e308**10"}}, "expected a number below 1e300"),
+        ({"expressions": {"variables": {"stock": {}}, "minimize": "stok"}}, "did you mean stock"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_before_it_is_a_task(solver: SolverService, source: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidField, match=message):
+        solver.submit(question(**source))
+
+
+def test_a_file_that_is_not_there(solver: SolverService, config: Config) -> None:
+    with pytest.raises(DataNotFound):
+        solver.submit(question(uri=str(INSTANCES / "nothing.mps")))
+
+
+def test_a_cancelled_task_leaves_no_process(solver: SolverService) -> None:
+    task_id = solver.submit(question(uri=str(HARD)), {"time_limit": 600})
+    _until(lambda: bool(children()))
+    assert solver.cancel(task_id)["state"] == TaskState.CANCELLED
+    _until(lambda: not children())
+
+
+def test_progress_tells_the_best_so_far(solver: SolverService) -> None:
+    task_id = solver.submit(question(uri=str(HARD)), {"time_limit": 600})
+
+    def told() -> bool:
+        progress = solver.status(task_id).get("progress")
+        return progress is not None and "best" in progress["message"]
+
+    _until(told)
+    solver.cancel(task_id)
+
+
+def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        threading.Event().wait(0.1)
+
+
+# Many more instances
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif("TABLEWORK_INSTANCES" not in os.environ, reason="TABLEWORK_INSTANCES names no collection")
+def test_a_collection_of_published_instances() -> None:
+    """Each line of its INDEX.csv has a file, a type, and the published optimum; see the README beside the instances."""
+    root = Path(os.environ["TABLEWORK_INSTANCES"])
+    wrong, told = [], []
+    for line in csv.DictReader((root / "INDEX.csv").open(newline="")):
+        path = root / line["file"]
+        if line["type"] not in ("lp", "mip", "qp") or not path.name.endswith((".mps", ".mps.gz", ".qps", ".qps.gz")):
+            continue
+        try:
+            solution = solve_program(read_program(path), Options(time_limit=20))
+        except InvalidField as error:
+            told.append(f"{line['name']}: {error}")
+            continue
+        known = line["known_optimum"]
+        value = None if solution.check is None else solution.check.objective
+        if solution.reason not in ("OPTIMAL", "INFEASIBLE", "UNBOUNDED"):
+            told.append(f"{line['name']}: {solution.reason} {value} of {known}, gap {solution.gap} {solution.detail}")
+        elif known in ("infeasible", "unbounded"):
+            if solution.reason.lower() != known:
+                wrong.append(f"{line['name']}: {solution.reason}, and not {known}")
+        elif known and (value is None or abs(value - float(known)) > _tolerance(line["type"], float(known))):
+            wrong.append(f"{line['name']}: {value}, and not {known}")
+    print("\n".join(told))
+    assert wrong == []
+
+
+def _tolerance(kind: str, known: float) -> float:
+    """How far a value may be from the published one: 1e-6 of it, and the gap for whole numbers."""
+    return (1e-4 if kind == "mip" else 2e-6) * max(1.0, abs(known))
