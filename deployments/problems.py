@@ -13,10 +13,12 @@ from compute.errors import (
     BackendUnavailable,
     BadRequest,
     ComputeError,
+    ConfigurationError,
     InvalidField,
     Overloaded,
     PayloadTooLarge,
     ResultTimeout,
+    StorageError,
 )
 from deployments.rendering import JSONResponse
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_INSIDES = (StorageError, ConfigurationError)
 _TITLES = {404: ("not-found", "Nothing is here"), 405: ("method-not-allowed", "The method is not allowed here")}
 
 
@@ -80,12 +83,18 @@ def problem(error: BaseException, request_id: str) -> ProblemResponse:
                 "detail": f"The server failed. Its log has the reason under request id {request_id}.",
             }
         else:
-            if known.status >= 500:
+            if known.status >= 500 or isinstance(known, _INSIDES):
                 logger.error("request_id=%s event=error code=%s", request_id, known.code, exc_info=error)
-            body = known.problem()
+            body = known.problem() if not isinstance(known, _INSIDES) else _bare(known, request_id)
     if body["status"] in (429, 503):
         headers.setdefault("Retry-After", "1")
     return ProblemResponse({**body, "request_id": request_id}, status_code=body["status"], headers=headers)
+
+
+def _bare(error: ComputeError, request_id: str) -> dict[str, Any]:
+    """Return the problem of an error that is about our insides: paths, buckets and hosts are for the log alone."""
+    detail = f"{error.title}. The server's log has the reason under request id {request_id}."
+    return {**type(error)(detail).problem(), "detail": detail}
 
 
 def handle_problems(app: FastAPI) -> None:

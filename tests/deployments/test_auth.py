@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
@@ -75,7 +77,7 @@ def app(config: Config) -> Application:
         raise {
             "unexpected": ZeroDivisionError("secret inside"),
             "ours": ColumnMissing("no feature 'x'", context={"feature": "x", "value": float("nan"), "odd": object()}),
-            "storage": StorageError("the disk is gone"),
+            "storage": StorageError("nothing at s3://bucket", "See http://s3:1", {"uri": "s3://bucket"}),
         }[how]
 
     for method, path in [("GET", "/open"), ("GET", "/read"), ("POST", "/write"), ("DELETE", "/admin")]:
@@ -383,8 +385,26 @@ def test_errors_are_problems_and_tell_nothing_of_our_insides(
     assert "NaN" not in response.text
 
     response = http.get("/fail/storage", headers=bearer["read"])
-    _problem(response, 503)
+    body = _problem(response, 503)
     assert response.headers["retry-after"] == "1"
+    assert "s3:" not in response.text
+    assert "nothing at s3://bucket" in caplog.text
+    assert body["detail"].endswith(f"under request id {body['request_id']}.")
+
+
+def test_who_was_not_let_in_learns_nothing_of_a_storage_that_fails(
+    http: httpx.Client, store: TokenStore, config: Config
+) -> None:
+    created = store.create("unreadable", Role.READ, timedelta(hours=1))
+    root = Path(unquote(urlsplit(config.storage.uri).path))
+    (file,) = root.glob(f"**/*{created.record.id}*")
+    file.unlink()
+    file.mkdir()
+    response = http.get("/read", headers={"Authorization": f"Bearer {created.secret[:-4]}AAAA"})
+    _problem(response, 503)
+    assert str(root) not in response.text
+    assert created.record.id not in response.text
+    file.rmdir()
 
 
 def test_an_error_that_ray_brought_is_answered_as_its_cause(ray_cluster: str) -> None:
@@ -430,7 +450,9 @@ def test_the_access_log_names_the_token_and_holds_no_secret(
     http.get("/read", params={"token": "in-the-query"}, headers=bearer["read"])
     http.get("/forged%0aevent=request%20status=200", headers=bearer["read"])
     _wait_for("status=404", caplog)
-    lines = [record.getMessage() for record in caplog.records if record.name == "deployments.auth"]
+    # What other tests asked for may be logged only now.
+    logged = [record.getMessage() for record in caplog.records if record.name == "deployments.auth"]
+    lines = [line for line in logged if "path=/read " in line or "path=/forged" in line]
     assert re.search(r"method=GET path=/read status=200 ms=[\d.]+ token=test-read/[0-9a-f]{16} request_id=", lines[0])
     assert "path=/forged%0Aevent%3Drequest%20status%3D200 status=404" in lines[1]
     assert bearer["read"]["Authorization"].removeprefix("Bearer ") not in caplog.text
