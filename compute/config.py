@@ -64,7 +64,9 @@ class ComputeSection(_Section):
         "auto", description="`auto`: Ray when this process is connected to it or a cluster runs here, else local."
     )
     ray_address: str | None = Field(None, description="`ray://host:10001` (Ray Client), `host:6379`, or `auto`.")
-    dask_address: str | None = Field(None, description="`host:8786` of a Dask scheduler; none: Dask on Ray.")
+    dask_address: str | None = Field(
+        None, description="`host:8786` of a Dask scheduler; `local`: one that is started; none: Dask on Ray."
+    )
     local_workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Local processes.")
     cpu_limit: float | None = Field(None, gt=0, description="CPUs that the tasks of a manager use at once, at most.")
     memory_limit: Bytes | None = Field(None, description="Memory that those tasks declare at once, at most.")

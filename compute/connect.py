@@ -137,7 +137,7 @@ def _not_honoured(engine: str, name: str | None, config: Config, backend: Backen
     if engine != "local":
         if "local_workers" in set_keys:
             yield "compute.local_workers", f"the workers are those of the {engine} cluster"
-        if config.scaling is not None:
+        if config.scaling is not None and not getattr(backend, "follows_scaling", False):
             yield "scaling", f"the nodes of a {engine} cluster are its autoscaler's; Serve's replicas follow this key"
     elif section.gpu_limit:
         yield "compute.gpu_limit", "GPUs are counted, but no device is assigned to a process"

@@ -28,6 +28,7 @@ from dask_bridge.worker import TOPIC, attempt
 
 logger = logging.getLogger(__name__)
 
+LOCAL = "local"
 _ANSWER = 6
 _ENDINGS = (Ending.VALUE, Ending.ERROR, Ending.UNSENDABLE, Ending.TIMED_OUT, Ending.INTERRUPTED)
 _MEMORY = 1.0
@@ -43,7 +44,7 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
     config : Config
         For a Ray cluster that is started here.
     address : str or None
-        ``host:port`` or ``tcp://host:port`` of a Dask scheduler.
+        ``host:port`` or ``tcp://host:port`` of a Dask scheduler; ``local``: a cluster of processes is started here.
     key : str
         The configuration key that the address comes from.
 
@@ -59,6 +60,12 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
     import distributed
 
     make: Any = distributed.Client
+    if address == LOCAL:
+        from dask_bridge.local_cluster import start_cluster
+
+        cluster = start_cluster(config)
+        most = None if config.scaling is None else config.scaling.max_workers
+        return DaskBackend(make(cluster, set_as_default=False), cluster, most)
     try:
         client = make(address, timeout=_ANSWER, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -91,16 +98,23 @@ class DaskBackend:
     ----------
     client : distributed.Client
         Closed with the backend.
+    cluster : distributed.LocalCluster, optional
+        One that was started for this backend, and ends with it.
+    most : int, optional
+        Workers, of one thread each, that it may grow to: so many tasks are handed over, which makes it grow.
     """
 
     name = "dask"
     # Not more than there are threads: Dask knows nothing of the CPUs that a task asks for.
     capabilities = Capabilities(stops_running_tasks=False, queues=False)
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, cluster: Any = None, most: int | None = None) -> None:
         import distributed
 
         self._client = client
+        self._cluster = cluster
+        self._most = most
+        self.follows_scaling = most is not None
         self._killed = distributed.scheduler.KilledWorker
         self.codec = Codec(plain_pickler(), self.put, (distributed.Future,))
         self._topic = f"{TOPIC}-{secrets.token_hex(4)}"
@@ -122,7 +136,7 @@ class DaskBackend:
             )
             sums = [sum(values) for values in zip(*nodes, strict=True)] if nodes else [0, 0, 0]
             # Threads that are stuck count as gone.
-            threads = max(0, int(sums[0]) - len(self._stuck))
+            threads = max(0, max(int(sums[0]), self._most or 0) - len(self._stuck))
             self._capacity = Capacity(Limits(float(threads), int(sums[1]), float(sums[2])), nodes, threads)
             self._capacity_at = now
         return self._capacity
@@ -201,8 +215,10 @@ class DaskBackend:
         return bool(self._client.status == "running")
 
     def close(self) -> None:
-        """Disconnect; the cluster is not ours to end."""
+        """Disconnect, and end the cluster if it was started for this backend."""
         self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
     def _scatter(self, value: Any) -> Any:
         # In a list: a list or a dict by itself would be scattered item by item.

@@ -5,11 +5,11 @@ Dask is imported by those who pass its collections, and by the backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import compute
-from compute import ComputeManager, Config, load_config
+from compute import ComputeManager, Config, gather_with_bar, load_config
 from compute.errors import InvalidField
 
 
@@ -33,8 +33,10 @@ def distributed_apply(
     data: Any,
     partition_size: int | None = None,
     *,
+    by: str | Sequence[str] | None = None,
     manager: ComputeManager | None = None,
     combine: Callable[[list[Any]], Any] | None = None,
+    return_exceptions: bool = False,
     **options: Any,
 ) -> Any:
     """As `compute.distributed_apply`; a Dask DataFrame, Series or Bag is taken by its own partitions.
@@ -43,7 +45,21 @@ def distributed_apply(
     """
     manager = manager or get_compute_manager()
     if not hasattr(data, "__dask_graph__"):
-        return compute.distributed_apply(function, data, partition_size, manager=manager, combine=combine, **options)
+        return compute.distributed_apply(
+            function,
+            data,
+            partition_size,
+            by=by,
+            manager=manager,
+            combine=combine,
+            return_exceptions=return_exceptions,
+            **options,
+        )
+    if by is not None:
+        raise InvalidField(
+            "by does not apply to a Dask collection: its groups lie in several partitions",
+            hint="Use its own groupby(...).apply(...).",
+        )
     if partition_size is not None:
         raise InvalidField(
             "partition_size does not apply to a Dask collection, which has its own partitions",
@@ -55,9 +71,10 @@ def distributed_apply(
     flat = parts.ravel().tolist() if hasattr(parts, "ravel") else list(parts)
     calls = ((function, part, index, len(flat)) for index, part in enumerate(flat))
     task_ids = manager.submit_many(_on_partition, calls, **options)
+    label = getattr(function, "__qualname__", type(function).__qualname__)
     done = False
     try:
-        results = manager.gather_results(task_ids)
+        results = gather_with_bar(manager, task_ids, label, return_exceptions=return_exceptions)
         done = True
     finally:
         manager.drop(task_ids, cancel=not done)
