@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
-from starlette.responses import HTMLResponse
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.responses import HTMLResponse, Response
 
+from compute.errors import InvalidField
 from deployments.access import COMMON, Policy, Rules
 from deployments.auth import AuthMiddleware
 from deployments.problems import handle_problems
@@ -19,6 +22,29 @@ if TYPE_CHECKING:
     from compute import Config
 
 _DOCS = Path(__file__).with_name("docs.html")
+
+
+class _Route(APIRoute):
+    """A route that refuses query parameters it does not know: a mistake in a name would change what is asked."""
+
+    free: frozenset[str] = frozenset()
+    """Paths whose handlers read the query themselves."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = [parameter.alias for parameter in self.dependant.query_params]
+
+        async def strict(request: Request) -> Response:
+            unknown = sorted(set(request.query_params) - set(known))
+            if unknown and self.path not in self.free:
+                raise InvalidField(
+                    f"there is no query parameter {unknown[0][:80]!r} here",
+                    hint=f"There are {', '.join(known)}." if known else "There are none.",
+                    context={"field": unknown[0][:80]},
+                )
+            return await handle(request)
+
+        return strict
 
 
 class Application(FastAPI):
@@ -58,6 +84,8 @@ class Application(FastAPI):
             redirect_slashes=False,
             default_response_class=JSONResponse,
         )
+        # The fields of an upload come as a query, too.
+        self.router.route_class = type("Route", (_Route,), {"free": uploads})
         self.rules: Rules = {**COMMON, **rules}
         handle_problems(self)
         self.add_middleware(

@@ -211,7 +211,8 @@ class _Exchange:
     def _payload_too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
             f"the body is larger than the {self.limit} bytes that are accepted here",
-            hint="Send it in parts; the operator sets security.max_body and security.max_upload.",
+            hint="Send less at once; a large file of a model goes in parts to POST /models/uploads. The operator sets "
+            "security.max_body and security.max_upload.",
             context={"limit": self.limit},
         )
 

@@ -30,7 +30,7 @@ class ContentDigest:
     Raises
     ------
     BadRequest
-        When they cannot be read.
+        When they cannot be read, or name no algorithm that is known here.
 
     Examples
     --------
@@ -40,7 +40,11 @@ class ContentDigest:
     """
 
     def __init__(self, headers: Iterable[str]) -> None:
-        self._promised = _parse(", ".join(headers))
+        given = list(headers)
+        self._promised = _parse(", ".join(given))
+        if given and not self._promised:
+            # RFC 9530 lets a receiver ignore what it does not know; a sender who promises nothing else would be misled.
+            raise _unreadable(", ".join(given))
         self._found = {algorithm: _ALGORITHMS[algorithm]() for algorithm in self._promised}
 
     def update(self, data: bytes) -> None:

@@ -8,13 +8,15 @@ and after a broken connection only a part is sent again, to any replica.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from compute.errors import BadRequest, Conflict, InvalidField, KeyNotFound, PayloadTooLarge, UploadNotFound
 from deployments.spool import spooled_file
@@ -64,7 +66,19 @@ class PartUploads:
         return upload_id
 
     def put(self, upload_id: str, part: int, data: bytes) -> None:
-        """Store a part, in place of what was sent as this part before."""
+        """Store a part, in place of what was sent as this part before.
+
+        Raises
+        ------
+        Conflict
+            When the upload is finished.
+        """
+        if (done := self._done(upload_id)) is not None:
+            raise Conflict(
+                f"{upload_id} is finished: it is the model {done['model_id']}",
+                hint="Begin another upload for other bytes.",
+                context={"upload_id": upload_id, "model_id": done["model_id"]},
+            )
         if not 1 <= part <= MAX_PARTS:
             raise InvalidField(f"there is no part {part}", hint=f"It is 1 to {MAX_PARTS}.", context={"field": "part"})
         key = f"{_PREFIX}/{upload_id}/{part:05d}"
@@ -110,19 +124,32 @@ class PartUploads:
                 )
             yield Path(file.name)
 
-    def finish(self, upload_id: str, model_id: str) -> None:
-        """Note which model came of it, for one who asks again, and remove the parts."""
-        self._store.put(f"{_PREFIX}/{upload_id}/done", model_id.encode())
+    def finish(self, upload_id: str, model_id: str, request: Mapping[str, Any]) -> None:
+        """Note which model came of it, for one who asks the same again, and remove the parts."""
+        done = {"model_id": model_id, "request": request}
+        self._store.put(f"{_PREFIX}/{upload_id}/done", json.dumps(done).encode())
         for found in self._parts(upload_id):
             self._store.delete(found.key)
 
-    def result(self, upload_id: str) -> str | None:
-        """Return the id of the model that came of it, if one did."""
-        _check_id(upload_id)
-        try:
-            return self._store.get(f"{_PREFIX}/{upload_id}/done").decode()
-        except KeyNotFound:
+    def result(self, upload_id: str, request: Mapping[str, Any]) -> str | None:
+        """Return the id of the model that came of it, if one did.
+
+        Raises
+        ------
+        Conflict
+            When it came of another request: with another digest, say, or another name.
+        """
+        done = self._done(upload_id)
+        if done is None:
             return None
+        before = done["request"]
+        if other := sorted(key for key in {*before, *request} if before.get(key) != request.get(key)):
+            raise Conflict(
+                f"{upload_id} is finished, with another value of {', '.join(other)}",
+                hint=f"It is the model {done['model_id']}; change that, or begin another upload.",
+                context={"upload_id": upload_id, "model_id": done["model_id"], "fields": other},
+            )
+        return str(done["model_id"])
 
     def abandon(self, upload_id: str) -> None:
         """Remove an upload."""
@@ -139,6 +166,14 @@ class PartUploads:
         for upload_id, modified in newest.items():
             if time.time() - modified > ABANDONED:
                 self.abandon(upload_id)
+
+    def _done(self, upload_id: str) -> dict[str, Any] | None:
+        _check_id(upload_id)
+        try:
+            done: dict[str, Any] = json.loads(self._store.get(f"{_PREFIX}/{upload_id}/done"))
+        except KeyNotFound:
+            return None
+        return done
 
     def _parts(self, upload_id: str) -> list[StoredObject]:
         _check_id(upload_id)

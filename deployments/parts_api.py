@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Path, Request
 from starlette.responses import Response
 
-from compute.errors import InvalidField
+from compute.errors import Conflict, InvalidField
 from deployments.access import Rules
 from deployments.application import Application
 from deployments.digests import ContentDigest
@@ -87,15 +87,18 @@ def parts_api(app: Application, registry: ModelRegistry, uploads: PartUploads, m
         status_code=201,
         summary="Register what was uploaded in parts",
         description="`parts` is how many there are; with `digest` all of them together are compared. The other fields "
-        "are those of an upload. Asking again gives the same model.",
+        "are those of an upload. Asking the same again gives the same model, asking otherwise 409.",
         openapi_extra={"requestBody": json_body(_FINISH)},
         responses={201: {"content": {"application/json": {"example": EXAMPLE}}}},
     )
     async def finish_upload(upload_id: UploadId, request: Request) -> Response:
         body = read_object(await request.body())
-        count, digest = _count(body.pop("parts", None)), _digest(body.pop("digest", None))
         key = request.headers.get("idempotency-key")
-        record = await joining.call(_register, upload_id, count, digest, {**json_fields(body), "idempotency_key": key})
+        asked = {**body, "Idempotency-Key": key}
+        asked.pop("digest", None)  # which is compared with the bytes themselves
+        count, digest = _count(body.pop("parts", None)), _digest(body.pop("digest", None))
+        fields = {**json_fields(body), "idempotency_key": key}
+        record = await joining.call(_register, upload_id, count, digest, fields, asked)
         location = f"{request.scope.get('root_path', '')}/{record.model_id}"
         return render(record, status_code=201, headers={"Location": location})
 
@@ -104,13 +107,22 @@ def parts_api(app: Application, registry: ModelRegistry, uploads: PartUploads, m
         await sending.call(uploads.abandon, upload_id)
         return Response(status_code=204)
 
-    def _register(upload_id: str, count: int, digest: str | None, fields: dict[str, Any]) -> ModelRecord:
-        model_id = uploads.result(upload_id)
+    def _register(
+        upload_id: str, count: int, digest: str | None, fields: dict[str, Any], asked: dict[str, Any]
+    ) -> ModelRecord:
+        model_id = uploads.result(upload_id, asked)
         if model_id is None:
             with uploads.joined(upload_id, count, digest) as path:
                 model_id = registry.register_file(path, **fields)
-            uploads.finish(upload_id, model_id)
-        return registry.get_model(model_id)
+            uploads.finish(upload_id, model_id, asked)
+        record = registry.get_model(model_id)
+        if digest not in (None, record.artifact.digest):
+            raise Conflict(
+                f"{upload_id} is finished, and its bytes are {record.artifact.digest}, not {digest}",
+                hint=f"It is the model {model_id}; begin another upload for other bytes.",
+                context={"upload_id": upload_id, "model_id": model_id, "found": record.artifact.digest},
+            )
+        return record
 
 
 def _count(value: object) -> int:

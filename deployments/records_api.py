@@ -191,10 +191,16 @@ def records_api(app: Application, registry: ModelRegistry, scorer: Scorer, threa
     @app.post(
         "/{model_id}/restore",
         summary="Bring a deleted model back",
-        description="As it was, but for its aliases. A model that is not deleted is left as it is.",
+        description="As it was, but for its aliases. A model that is not deleted is left as it is. With `If-Match`, "
+        "only if its record is at that revision.",
         responses=_answers(EXAMPLE),
     )
-    async def restore_model(model_id: ModelId) -> Response:
+    async def restore_model(model_id: ModelId, request: Request) -> Response:
+        if (given := request.headers.get("if-match")) is not None:
+            # Nobody changes a deleted model: what it is now, it is when it comes back.
+            deleted = {model.record.model_id: model.record for model in await call(registry.list_deleted)}
+            record = deleted.get(model_id)
+            expected_revision(given, await call(registry.get_model, model_id) if record is None else record)
         record = await call(registry.restore_model, model_id)
         scorer.forget(model_id)
         return render(record)

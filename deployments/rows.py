@@ -16,8 +16,8 @@ from compute.errors import BadRequest, InvalidField
 Rows = list[Any]
 
 
-def read_json(body: bytes) -> Any:
-    """Return what the body says, or raise `BadRequest`.
+def read_json(body: bytes, what: str = "the body", field: str | None = None) -> Any:
+    """Return what the body, or a field that holds JSON, says; or raise `BadRequest`.
 
     Examples
     --------
@@ -27,7 +27,8 @@ def read_json(body: bytes) -> Any:
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}", hint="Send a JSON body in UTF-8.") from None
+        context = {} if field is None else {"field": field}
+        raise BadRequest(f"{what} is not JSON: {error}", hint="Send JSON in UTF-8.", context=context) from None
 
 
 def read_object(body: bytes) -> dict[str, Any]:

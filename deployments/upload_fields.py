@@ -67,7 +67,7 @@ def _single(key: str, values: Sequence[str]) -> str | None:
 
 
 def _object(key: str, text: str) -> dict[str, Any]:
-    value = read_json(text.encode())
+    value = read_json(text.encode(), f"the field {key!r}", key)
     if not isinstance(value, dict):
         raise InvalidField(f"the field {key!r} is not a JSON object", context={"field": key})
     return value

@@ -144,7 +144,7 @@ def _read_signature(root: Path) -> Signature | None:
     try:
         described = json.loads(path.read_bytes())
         if not isinstance(described, dict):
-            raise ValueError("it holds no object")  # noqa: TRY004  (caught below with what else can be wrong)
+            _refuse(f"its {DESCRIPTION} is no JSON object")
         signature = described["signature"]
         return None if signature is None else Signature.model_validate(signature)
     except (ValidationError, ValueError, LookupError, TypeError, RecursionError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from compute.errors import UriNotAllowed
-from registry.egress import Unreachable, post
+from registry.egress import TIMEOUT, Unreachable, post
 from registry.webhooks import Subscription
 
 
@@ -43,7 +43,13 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def send(
-    webhook: Subscription, message_id: str, kind: str, at: datetime, data: dict[str, Any], hosts: tuple[str, ...]
+    webhook: Subscription,
+    message_id: str,
+    kind: str,
+    at: datetime,
+    data: dict[str, Any],
+    hosts: tuple[str, ...],
+    timeout: float = TIMEOUT,
 ) -> Trial:
     """Send one message once."""
     body = json.dumps({"type": kind, "timestamp": at.isoformat(), "data": data}, separators=(",", ":")).encode()
@@ -56,7 +62,7 @@ def send(
         "webhook-signature": sign(webhook.secret, message_id, now, body),
     }
     try:
-        answer = post(webhook.url, body, headers, hosts)
+        answer = post(webhook.url, body, headers, hosts, timeout)
     except (Unreachable, UriNotAllowed) as error:
         return Trial(delivered=False, reason=str(error))
     if 200 <= answer.status < 300:

@@ -14,6 +14,9 @@ from registry.webhook_delivery import Deliverer
 from registry.webhook_message import Trial, send
 from registry.webhooks import Webhook, WebhookLog, WebhookTable, new_test_id
 
+_TRIAL = 5.0
+"""Seconds that a test message waits for its answer: somebody waits for the outcome."""
+
 
 class WebhookService:
     """The webhooks of a store.
@@ -73,7 +76,7 @@ class WebhookService:
         """Send a message without meaning, and let what failed begin anew if it arrives."""
         webhook = self._log.subscription(webhook_id)
         now, data = datetime.now(UTC), {"webhook_id": webhook_id}
-        trial = send(webhook, new_test_id(), "webhook.test", now, data, self._security.webhook_hosts)
+        trial = send(webhook, new_test_id(), "webhook.test", now, data, self._security.webhook_hosts, _TRIAL)
         if trial.delivered:
             self._log.enable(webhook_id)
             self._deliverer.wake(webhook_id)

@@ -78,6 +78,18 @@ def test_a_file_is_uploaded_as_the_body_with_its_fields_in_the_query(http: httpx
     assert http.get(f"/{record['model_id']}/artifact").content == data
 
 
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [({"metadata": "{"}, "metadata"), ({"metrics": '{"a": NaN}'}, "metrics"), ({"lineage": "[" * 5000}, "lineage")],
+)
+def test_json_in_a_field_is_blamed_on_the_field(
+    http: httpx.Client, model_file: Path, query: dict[str, str], field: str
+) -> None:
+    response = _upload(http, model_file.read_bytes(), **query)
+    assert (response.status_code, response.json()["context"]["field"]) == (400, field)
+    assert response.json()["detail"].startswith(f"the field '{field}' is not JSON")
+
+
 @pytest.mark.parametrize("query", [{"name": "../x"}, {"status": "active"}, {"metadata": "[]"}, {"model_type": ""}])
 def test_bad_fields_in_the_query_are_refused(http: httpx.Client, model_file: Path, query: dict[str, str]) -> None:
     response = _upload(http, model_file.read_bytes(), **query)
@@ -92,7 +104,7 @@ def test_the_digest_of_the_content_is_checked(http: httpx.Client, model_file: Pa
         f"sha-512=:{_digest(data, 'sha512')}:",
         f"sha-512=:{_digest(data, 'sha512')}:, {right}",
         f"md5=:AAAA:, unixsum=:AAAA:, {right};x=1",
-        'new-hash="text, with a comma", sha3-1',  # unknown ones are ignored
+        f'new-hash="text, with a comma", sha3-1, {right}',  # unknown ones are ignored
     ):
         assert _upload(http, data, {"Content-Digest": header}).status_code == 201, header
     before = len(http.get("/", params={"limit": 500}).json()["models"])
@@ -104,7 +116,19 @@ def test_the_digest_of_the_content_is_checked(http: httpx.Client, model_file: Pa
         assert (context["promised"], context["found"]) == (wrong, right)
         assert wrong in refused.json()["detail"]
         assert right in refused.json()["detail"]
-    for header in ("sha-256=abc", "sha-256=:abc:", "sha-256", f"sha-256={_digest(data)}", "=", "sha-256=:####:"):
+    # Who promises nothing that is known here would be misled by a success.
+    for header in (
+        "",
+        "garbage",
+        "md5=:AAAA:",
+        'new-hash="text"',
+        "sha-256=abc",
+        "sha-256=:abc:",
+        "sha-256",
+        f"sha-256={_digest(data)}",
+        "=",
+        "sha-256=:####:",
+    ):
         assert _upload(http, data, {"Content-Digest": header}).status_code == 400, header
     assert len(http.get("/", params={"limit": 500}).json()["models"]) == before
 
@@ -195,6 +219,11 @@ def test_a_file_is_uploaded_in_parts_of_any_order(http: httpx.Client, model_file
     assert made.status_code == 201, made.text
     assert (made.json()["artifact"]["digest"], made.json()["tags"]) == (digest, ["a"])
     assert http.post(path, json=fields).json() == made.json()  # the answer may have been lost
+    assert http.post(path, json={**fields, "digest": digest}).json() == made.json()
+    for other in ({"digest": f"sha256:{'0' * 64}"}, {"name": "another"}, {"parts": 1}, {"metrics": {"rmse": 2}}):
+        refused = http.post(path, json={**fields, **other})
+        assert (refused.status_code, refused.json()["context"]["model_id"]) == (409, made.json()["model_id"])
+    assert http.put(f"{path}/1", content=parts[0]).status_code == 409
     assert http.get("/", params={"name": name}).json()["models"] == [made.json()]
     assert http.get(f"/{name}/artifact").content == data
     assert http.delete(path).status_code == 204

@@ -108,7 +108,9 @@ def test_a_deleted_model_is_listed_and_restored(http: httpx.Client, register: Ca
     _problem(http.get("/", params={"deleted": "true", "status": "active"}), 422, field="deleted")
     _problem(http.get("/", params={"deleted": "true", "cursor": "x"}), 422, field="cursor")
 
-    restored = http.post(f"/{ids[0]}/restore")
+    _problem(http.post(f"/{ids[0]}/restore", headers={"If-Match": '"99"'}), 412, model_id=ids[0])
+    revision = found[-1]["revision"]
+    restored = http.post(f"/{ids[0]}/restore", headers={"If-Match": f'"{revision}"'})
     assert restored.status_code == 200, restored.text
     assert (restored.json()["version"], restored.json()["aliases"]) == (1, [])
     assert http.get(f"/{ids[0]}").json() == restored.json()
@@ -148,6 +150,22 @@ def test_a_bad_query_says_where_and_what_was_expected(http: httpx.Client) -> Non
     assert "expected" in body["detail"]
     _problem(http.get("/search", params={"q": "(" * 1500}), 422)
     _problem(http.get("/search", params={"q": "x" * 3000}), 422)
+    for sort in ("metrics", "nothing", "version desc"):
+        _problem(http.get("/search", params={"sort": sort}), 422, field="sort")
+
+
+@pytest.mark.parametrize("path", ["/", "/search", "/events", "/m-0", "/webhooks"])
+def test_a_mistake_in_the_name_of_a_query_parameter_is_told(http: httpx.Client, path: str) -> None:
+    body = _problem(http.get(path, params={"limitt": "3"}), 422, field="limitt")
+    assert body["detail"].startswith("there is no query parameter 'limitt' here")
+
+
+def test_a_name_where_an_id_is_needed_is_told(http: httpx.Client, register: Callable[..., str], name: str) -> None:
+    model_id = register(name)
+    for method, path in (("PATCH", f"/{name}"), ("DELETE", f"/{name}"), ("POST", f"/{name}/restore")):
+        body = _problem(http.request(method, path, json={"status": "active"}), 404)
+        assert model_id in body["detail"]
+        assert f"no model of the id '{name}', which is a name" in body["detail"]
 
 
 # Bad input
