@@ -57,6 +57,7 @@ class MLTasks:
         drop_null_target: bool = False,
         exclude: Sequence[str] | None = None,
         num_workers: int | None = None,
+        engine: str | None = None,
     ) -> dict[str, Any]:
         """Train a model, measure it on rows it has not seen, and register it: see `jobs.train_model`."""
         return train_model(
@@ -75,6 +76,7 @@ class MLTasks:
             drop_null_target=drop_null_target,
             exclude=exclude,
             num_workers=num_workers,
+            engine=engine,
             config=self._config,
         )
 

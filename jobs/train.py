@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from compute import Config, load_config
 from jobs.columns import choose_features
 from jobs.families import find_family
 from jobs.fitting import Clock, Fitted, Request, fit_here
+from jobs.legacy import check_engine, with_engine
 from jobs.planner import Load, Plan, plan_training
 from jobs.split import check_fraction, check_rows
 from jobs.tables import open_table
@@ -38,6 +40,7 @@ def train_model(
     drop_null_target: bool = False,
     exclude: Sequence[str] | None = None,
     num_workers: int | None = None,
+    engine: str | None = None,
     config: Config | None = None,
 ) -> dict[str, Any]:
     """Train a model, measure it on rows it has not seen, and register it.
@@ -79,6 +82,8 @@ def train_model(
         Columns not to learn from: what is not known yet when a prediction is asked for, above all.
     num_workers : int, optional
         Training processes of a distributed run; by default as many as the cluster's nodes suggest.
+    engine : {"xgboost_ray", "lightgbm_ray"}, optional
+        Train through one of these older libraries instead, of the extra ``legacy``; it settles the model type.
     config : Config, optional
         By default `load_config`.
 
@@ -97,6 +102,8 @@ def train_model(
         When a model type, parameter or task does not exist.
     ResourcesUnavailable
         When it fits neither this node nor the cluster.
+    BackendUnavailable
+        When an engine was asked for whose package is not installed; with the extra that brings it.
 
     Examples
     --------
@@ -111,7 +118,7 @@ def train_model(
     """
     clock = Clock()
     config = config or load_config()
-    family = find_family(model_type)
+    family = find_family(model_type if engine is None else check_engine(engine, model_type, distribute_data))
     params = dict(model_params or {})
     check_fraction(validation_fraction)
     table = open_table(data, config)
@@ -130,10 +137,18 @@ def train_model(
     if table.rows is not None:
         check_rows(table.rows, table.source)
     clock.lap("open")
-    plan = _plan(request, distribute_data, num_workers, config)
+    if engine is None:
+        plan = _plan(request, distribute_data, num_workers, config)
+    else:
+        # The matrix is made in this process, which has to have the memory.
+        plan = _plan(request, False, None, config)
     family.check(params, task if task in ("regression", "binary", "multiclass") else None)
     clock.lap("check")
-    if plan.mode == "single":
+    if engine is not None:
+        family, plan = with_engine(engine, plan, num_workers, config)
+        request = replace(request, family=family)
+        fitted = fit_here(request, plan, clock)
+    elif plan.mode == "single":
         fitted = fit_here(request, plan, clock)
     else:
         from jobs.distributed import fit_over_cluster
@@ -258,6 +273,7 @@ def parser() -> argparse.ArgumentParser:
         "--distribute", choices=("auto", "yes", "no"), default="auto", help="train over the cluster (default: auto)"
     )
     options.add_argument("--num-workers", type=int, help="training processes of a distributed run")
+    options.add_argument("--engine", metavar="ENGINE", help="xgboost_ray or lightgbm_ray, of the extra `legacy`")
     return options
 
 
@@ -281,6 +297,7 @@ def command(options: argparse.Namespace) -> dict[str, Any]:
         drop_null_target=options.drop_null_target,
         exclude=options.exclude,
         num_workers=options.num_workers,
+        engine=options.engine,
     )
 
 
