@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,10 +20,8 @@ from solver.optimization.files import read_program
 from solver.optimization.job import Incumbent
 from solver.optimization.program import Floats, Program
 from solver.optimization.query import OptimizationParameters, OptimizationQuery
-from solver.optimization.solve import Solution, solve_program
-
-LISTED = 10_000
-"""Variables or constraints up to which every value is in the answer; of more, those that are not zero."""
+from solver.optimization.solve import solve_program
+from solver.optimization.words import as_answer, names_of
 
 
 def prepare(query: OptimizationQuery, parameters: OptimizationParameters, config: Config) -> OptimizationQuery:
@@ -66,7 +63,7 @@ def answer(query: OptimizationQuery, parameters: OptimizationParameters, context
         memory=parameters.memory,
         progress=_telling(context, program, parameters.time_limit),
     )
-    return {**_found(program, solution), **told, "seed": parameters.seed}
+    return {**as_answer(program, solution), **told, "seed": parameters.seed}
 
 
 def read(query: OptimizationQuery, config: Config) -> Program:
@@ -83,7 +80,7 @@ def hinted(program: Program, parameters: OptimizationParameters) -> Floats | Non
     """Return the hint by the number of each variable; NaN where there is none."""
     if parameters.hint is None:
         return None
-    places = {name: number for number, name in enumerate(_names(program.variables, "x", program.size[1]))}
+    places = {name: number for number, name in enumerate(names_of(program)[0])}
     values = np.full(program.size[1], np.nan)
     for name, value in parameters.hint.items():
         if name not in places:
@@ -123,67 +120,3 @@ def _telling(context: TaskContext, program: Program, time_limit: float) -> Calla
         context.progress(min(1.0, seconds / time_limit), f"{seconds:.0f} s: {words}")
 
     return tell
-
-
-def _found(program: Program, solution: Solution) -> dict[str, Any]:
-    """Return the answer in JSON's values, in the names of MathOpt."""
-    variables = _names(program.variables, "x", program.size[1])
-    constraints = _names(program.constraints, "c", program.size[0])
-    sign = -1.0 if program.maximize else 1.0
-    last, check, run = solution.attempts[-1], solution.check, solution.run
-    result: dict[str, Any] = {
-        "termination": {"reason": solution.reason, "limit": solution.limit, "detail": solution.detail},
-        "objective_value": None if check is None else _number(check.objective),
-        "best_objective_bound": _number(solution.bound),
-        "relative_gap": _number(solution.gap),
-        "variable_values": None if solution.x is None else _values(variables, solution.x),
-        "dual_values": None if solution.duals is None else _values(constraints, solution.duals),
-        "reduced_costs": None if solution.reduced_costs is None else _values(variables, solution.reduced_costs),
-        "check": None,
-        "infeasible_subsystem": None,
-        "engine": {"name": last.engine, "version": last.version, "seconds": round(last.seconds, 3)},
-        "attempts": [{**attempt._asdict(), "seconds": round(attempt.seconds, 3)} for attempt in solution.attempts],
-        "incumbents": [
-            {
-                "seconds": round(one.seconds, 3),
-                "objective_value": _number(sign * one.objective),
-                "bound": _number(None if one.bound is None else sign * one.bound),
-            }
-            for one in run.incumbents
-        ],
-        "counts": dict(run.outcome.counts),
-        "log": run.log,
-    }
-    if check is not None:
-        proof = solution.proof
-        result["check"] = {
-            "feasible": check.feasible,
-            "bound_violation": _number(check.bound_violation),
-            "constraint_violation": _number(check.constraint_violation),
-            "relative_violation": _number(check.relative_violation),
-            "integrality_violation": _number(check.integrality_violation),
-            "proven_by_duals": None if proof is None else proof.optimal,
-            "dual_violation": None if proof is None else _number(proof.dual_violation),
-        }
-    if run.conflict is not None and solution.reason == "INFEASIBLE":
-        result["infeasible_subsystem"] = {
-            "constraints": [constraints[row] for row in run.conflict.constraints.tolist()],
-            "variable_bounds": [variables[column] for column in run.conflict.variables.tolist()],
-            "irreducible": run.conflict.irreducible,
-        }
-    return result
-
-
-def _names(names: Sequence[str], letter: str, count: int) -> Sequence[str]:
-    return names or [f"{letter}{number}" for number in range(count)]
-
-
-def _values(names: Sequence[str], values: Floats) -> dict[str, float]:
-    everything = len(names) <= LISTED
-    pairs = zip(names, np.asarray(values).tolist(), strict=True)
-    return {name: value + 0.0 for name, value in pairs if everything or value != 0}
-
-
-def _number(value: float | None) -> float | None:
-    """Return a number that JSON has."""
-    return None if value is None or not math.isfinite(value) else float(value)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import IO, Any, NamedTuple
 
@@ -113,9 +114,11 @@ class _Watch:
             if now >= hard:
                 self._child.kill()
         seconds = time.monotonic() - self._started
-        return Run(
-            self._outcome or self._ended(), self._incumbents, self._conflict, self._version, seconds, self._tail()
-        )
+        outcome = self._outcome or self._ended()
+        if outcome.limit == "INTERRUPTED" and not stopped():
+            # It was asked to stop because its time was up.
+            outcome = replace(outcome, limit="TIME")
+        return Run(outcome, self._incumbents, self._conflict, self._version, seconds, self._tail())
 
     def _receive(self, timeout: float) -> bool:
         """Take one message, if one comes in time; False when there will be none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from compute import Config, TaskState
 from compute.errors import DataNotFound, InvalidField
 from solver import SolverService
+from solver.__main__ import main
 from solver.optimization.check import check_optimality, check_point, is_convex
 from solver.optimization.engine import Events, Options, Outcome
 from solver.optimization.engines import clarabel, cp_sat, highs, scip
@@ -426,6 +428,20 @@ def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
         threading.Event().wait(0.1)
 
 
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([str(INSTANCES / "afiro.mps.gz")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["OPTIMAL", "objective -464.7531429, bound -464.7531429, gap 0.00%"]
+    assert "  X01 = 80" in lines
+    assert main([str(INSTANCES / "galenet.mps")]) == 0
+    assert "  constraints NODE5, D8" in capsys.readouterr().out
+    assert main([str(HARD), "--time-limit", "1", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["termination"]["limit"] == "TIME"
+    (tmp_path / "cut.mps").write_text("NAME\nROWS\n N cost\n")
+    assert main([str(tmp_path / "cut.mps")]) == 2
+    assert "line 3 of the MPS file is the last one: ENDATA is missing" in capsys.readouterr().err
+
+
 # Many more instances
 
 
@@ -436,7 +452,9 @@ def test_a_collection_of_published_instances() -> None:
     """Each line of its INDEX.csv has a file, a type, and the published optimum; see the README beside the instances."""
     root = Path(os.environ["TABLEWORK_INSTANCES"])
     wrong, told = [], []
-    for line in csv.DictReader((root / "INDEX.csv").open(newline="")):
+    with (root / "INDEX.csv").open(newline="") as index:
+        lines = list(csv.DictReader(index))
+    for line in lines:
         path = root / line["file"]
         if line["type"] not in ("lp", "mip", "qp") or not path.name.endswith((".mps", ".mps.gz", ".qps", ".qps.gz")):
             continue

@@ -1,0 +1,83 @@
+"""What was found, in JSON's values and the names of MathOpt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from solver.optimization.program import Floats, Program
+from solver.optimization.solve import Solution
+
+LISTED = 10_000
+"""Variables or constraints up to which every value is in the answer; of more, those that are not zero."""
+
+
+def as_answer(program: Program, solution: Solution) -> dict[str, Any]:
+    """Return the answer in JSON's values, in the names of MathOpt."""
+    variables, constraints = names_of(program)
+    sign = -1.0 if program.maximize else 1.0
+    last, check, run = solution.attempts[-1], solution.check, solution.run
+    result: dict[str, Any] = {
+        "termination": {"reason": solution.reason, "limit": solution.limit, "detail": solution.detail},
+        "objective_value": None if check is None else _number(check.objective),
+        "best_objective_bound": _number(solution.bound),
+        "relative_gap": _number(solution.gap),
+        "variable_values": None if solution.x is None else _values(variables, solution.x),
+        "dual_values": None if solution.duals is None else _values(constraints, solution.duals),
+        "reduced_costs": None if solution.reduced_costs is None else _values(variables, solution.reduced_costs),
+        "check": None,
+        "infeasible_subsystem": None,
+        "engine": {"name": last.engine, "version": last.version, "seconds": round(last.seconds, 3)},
+        "attempts": [{**attempt._asdict(), "seconds": round(attempt.seconds, 3)} for attempt in solution.attempts],
+        "incumbents": [
+            {
+                "seconds": round(one.seconds, 3),
+                "objective_value": _number(sign * one.objective),
+                "bound": _number(None if one.bound is None else sign * one.bound),
+            }
+            for one in run.incumbents
+        ],
+        "counts": dict(run.outcome.counts),
+        "log": run.log,
+    }
+    if check is not None:
+        proof = solution.proof
+        result["check"] = {
+            "feasible": check.feasible,
+            "bound_violation": _number(check.bound_violation),
+            "constraint_violation": _number(check.constraint_violation),
+            "relative_violation": _number(check.relative_violation),
+            "integrality_violation": _number(check.integrality_violation),
+            "proven_by_duals": None if proof is None else proof.optimal,
+            "dual_violation": None if proof is None else _number(proof.dual_violation),
+        }
+    if run.conflict is not None and solution.reason == "INFEASIBLE":
+        result["infeasible_subsystem"] = {
+            "constraints": [constraints[row] for row in run.conflict.constraints.tolist()],
+            "variable_bounds": [variables[column] for column in run.conflict.variables.tolist()],
+            "irreducible": run.conflict.irreducible,
+        }
+    return result
+
+
+def names_of(program: Program) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the names of the variables and of the constraints: x0, x1, ... and c0, c1, ... where there are none."""
+    height, width = program.size
+    return (
+        program.variables or [f"x{number}" for number in range(width)],
+        program.constraints or [f"c{number}" for number in range(height)],
+    )
+
+
+def _values(names: Sequence[str], values: Floats) -> dict[str, float]:
+    everything = len(names) <= LISTED
+    pairs = zip(names, np.asarray(values).tolist(), strict=True)
+    return {name: value + 0.0 for name, value in pairs if everything or value != 0}
+
+
+def _number(value: float | None) -> float | None:
+    """Return a number that JSON has."""
+    return None if value is None or not math.isfinite(value) else float(value)
