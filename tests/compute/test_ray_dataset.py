@@ -1,7 +1,8 @@
-"""`distributed_apply` over Ray Datasets: their blocks stay in the object store."""
+"""What `distributed_apply` leaves in Ray's object store: frames that were put once, and the blocks of Datasets."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,6 +31,19 @@ def manager(ray_cluster: str) -> Iterator[ComputeManager]:
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
     return pd.DataFrame({"key": KEYS, "value": np.arange(10_000.0)})
+
+
+def test_a_frame_is_put_once_and_its_parts_are_views(manager: ComputeManager) -> None:
+    def where(part: pd.DataFrame) -> tuple[int, int, bool]:
+        values = part["value"].to_numpy()
+        start = values.__array_interface__["data"][0] - 8 * int(values[0])
+        return os.getpid(), start, values.flags.writeable
+
+    data = pd.DataFrame({"value": np.arange(1_000_000.0)})
+    found = distributed_apply(where, data, 100_000, manager=manager)
+    # All parts that a process has seen lie in the one object that it has mapped, which nobody can write to.
+    assert len({(process, start) for process, start, _ in found}) == len({process for process, _, _ in found})
+    assert not any(writeable for _, _, writeable in found)
 
 
 def bounds(part: pd.DataFrame) -> tuple[type, int, float, float]:
