@@ -27,6 +27,8 @@ _SOFT = 1.0
 """Seconds after the engine's own limit that it is asked to stop."""
 _HARD = 2.0
 """Seconds after that until its process is ended."""
+_STARTING = 60.0
+"""Seconds in which its process has to be up, however busy the machine is."""
 _EXPLAINING = 12.0
 _LOG_BYTES = 64 * 1024
 _LOOK = 0.2
@@ -51,7 +53,7 @@ def run_job(
     progress: Callable[[float, Incumbent | None], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> Run:
-    """Solve a job and wait for it.
+    """Solve a job in a process of its own, and wait for it.
 
     Parameters
     ----------
@@ -97,21 +99,19 @@ class _Watch:
         self._conflict: Conflict | None = None
         self._version = ""
         self._started = time.monotonic()
+        self._ready: float | None = None
+        self._asked: float | None = None
 
     def run(self, progress: Callable[[float, Incumbent | None], None], stopped: Callable[[], bool]) -> Run:
         self._line.send(self._job)
-        soft = self._started + self._job.options.time_limit + _SOFT
-        hard, asked = soft + _HARD, False
-        while self._receive(min(_LOOK, max(0.0, hard - time.monotonic()))):
+        while self._receive():
             now = time.monotonic()
             progress(now - self._started, self._incumbents[-1] if self._incumbents else None)
-            if not asked and self._outcome is None and (now >= soft or stopped()):
-                asked, hard = True, now + _HARD
+            if self._asked is None and self._outcome is None and (now >= self._soft() or stopped()):
+                self._asked = now
                 with suppress(OSError):  # it has ended: what it said is read next
                     self._line.send(STOP)
-            if self._outcome is not None:
-                hard = min(hard, now) if stopped() else self._started + self._job.options.time_limit + _EXPLAINING
-            if now >= hard:
+            if now >= self._hard() or (self._outcome is not None and stopped()):
                 self._child.kill()
         seconds = time.monotonic() - self._started
         outcome = self._outcome or self._ended()
@@ -120,10 +120,23 @@ class _Watch:
             outcome = replace(outcome, limit="TIME")
         return Run(outcome, self._incumbents, self._conflict, self._version, seconds, self._tail())
 
-    def _receive(self, timeout: float) -> bool:
-        """Take one message, if one comes in time; False when there will be none."""
+    def _soft(self) -> float:
+        """Return when it is asked to stop: its limit does not begin before it does."""
+        begun = self._started + _STARTING if self._ready is None else self._ready
+        return begun + self._job.options.time_limit + _SOFT
+
+    def _hard(self) -> float:
+        """Return when it is ended."""
+        if self._outcome is not None:
+            return self._soft() + _EXPLAINING
+        if self._asked is not None:
+            return self._asked + _HARD
+        return self._started + _STARTING if self._ready is None else self._soft() + _HARD
+
+    def _receive(self) -> bool:
+        """Take one message, if one comes soon; False when there will be none."""
         try:
-            if not self._line.poll(timeout):
+            if not self._line.poll(_LOOK):
                 return True
             message: Any = self._line.recv()
         except (EOFError, OSError):
@@ -133,6 +146,8 @@ class _Watch:
                 # The points of all of them could be large.
                 self._incumbents[-1] = self._incumbents[-1]._replace(x=np.empty(0))
             self._incumbents.append(message)
+        elif message[0] == "ready":
+            self._ready = time.monotonic()
         elif message[0] == "solved":
             self._outcome, self._version = message[1], message[2]
             return message[1].reason == "INFEASIBLE" and self._job.explain
@@ -152,9 +167,10 @@ class _Watch:
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(_HARD)
         code = self._child.poll()
-        late = time.monotonic() >= self._started + self._job.options.time_limit
-        if late and code in (None, -signal.SIGKILL):
-            return self._kept("TIME", f"{self._job.engine} did not stop at its limit, and was ended")
+        now = time.monotonic()
+        if (self._asked is not None or now >= self._hard()) and code in (None, -signal.SIGKILL):
+            limit = "INTERRUPTED" if now < self._soft() else "TIME"
+            return self._kept(limit, f"{self._job.engine} did not stop when it was asked to, and was ended")
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return self._kept(None, f"the process of {self._job.engine} ended with {how}")
 

@@ -26,7 +26,6 @@ def main() -> None:
     job: Job = line.recv()
     if job.memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (job.memory, job.memory))
-    started = time.monotonic()
     lock = threading.Lock()
 
     def send(message: Any) -> None:
@@ -37,6 +36,8 @@ def main() -> None:
     threading.Thread(target=_listen, args=(line, events), daemon=True).start()
     try:
         engine: Engine = importlib.import_module(MODULES[job.engine])  # type: ignore[assignment]
+        send(("ready",))
+        started = time.monotonic()
         if refusal := engine.refuses(job.program):
             send(("refused", refusal))
             return
