@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry import TaskContext
-from solver import prediction
+from solver import decision, prediction
 from solver.optimization import answer as optimization
 from solver.queries import Parameters, Query, parse
 
 ENTRY = "solver.execute:run"
 
-TYPES: Mapping[str, Any] = {"prediction": prediction, "optimization": optimization}
+TYPES: Mapping[str, Any] = {"prediction": prediction, "optimization": optimization, "decision": decision}
 """What answers each type of question: modules with `prepare`, `needs` and `answer`."""
 
 

@@ -146,6 +146,31 @@ def answer(query: PredictionQuery, parameters: PredictionParameters, context: Ta
     return {**result, "seconds": {step: round(value, 6) for step, value in seconds.items()}}
 
 
+def predict_rows(
+    record: ModelRecord, rows: list[dict[str, Any]], config: Config, probability_of: object = None
+) -> npt.NDArray[Any]:
+    """Return the numbers that a registered model predicts of records; of a classification, the probability of a class.
+
+    Raises
+    ------
+    InvalidField
+        When the model has no such class, or predicts classes and none is named.
+    """
+    signature, title = _signature(record), f"the model {record.name}:{record.version}"
+    classes = list(signature.classes or ())
+    if signature.task == "regression" and probability_of is not None:
+        raise InvalidField(f"{title} is a regression, and has no classes", hint="Leave probability_of out.")
+    if signature.task == "regression":
+        return _load(record, config).predict(rows)
+    if probability_of not in classes:
+        raise InvalidField(
+            f"{title} predicts classes, and {probability_of!r:.80} is none of them",
+            hint=f"Name one as probability_of: {', '.join(repr(one) for one in classes[:20])}.",
+        )
+    found: npt.NDArray[Any] = _load(record, config).predict(rows, proba=True)
+    return found[:, classes.index(probability_of)]
+
+
 def _inline(query: PredictionQuery, parameters: PredictionParameters) -> bool:
     return isinstance(query.entities, list) and len(query.entities) <= INLINE_ROWS and parameters.output is None
 

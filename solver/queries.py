@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from compute.errors import InvalidField
-from solver.optimization.query import OptimizationParameters, OptimizationQuery
+from solver.optimization.query import DecisionQuery, OptimizationParameters, OptimizationQuery
 
 DEFAULT_TARGET = "target"
 
@@ -134,12 +134,13 @@ class PredictionParameters(_Strict):
     priority: int = Field(0, ge=-1000, le=1000, description="Larger runs earlier among the caller's own tasks.")
 
 
-Query = PredictionQuery | OptimizationQuery
+Query = PredictionQuery | OptimizationQuery | DecisionQuery
 Parameters = PredictionParameters | OptimizationParameters
 
 QUERY_TYPES: Mapping[str, tuple[type[Query], type[Parameters]]] = {
     "prediction": (PredictionQuery, PredictionParameters),
     "optimization": (OptimizationQuery, OptimizationParameters),
+    "decision": (DecisionQuery, OptimizationParameters),
 }
 
 

@@ -45,7 +45,11 @@ def needs(parameters: OptimizationParameters) -> dict[str, float]:
 
 def answer(query: OptimizationQuery, parameters: OptimizationParameters, context: TaskContext) -> dict[str, Any]:
     """Solve the program, and say what was found."""
-    program = read(query, context.config)
+    return answer_program(read(query, context.config), parameters, context)
+
+
+def answer_program(program: Program, parameters: OptimizationParameters, context: TaskContext) -> dict[str, Any]:
+    """Solve a program that was read, and say what was found."""
     options = Options(
         time_limit=parameters.time_limit,
         relative_gap=parameters.relative_gap,

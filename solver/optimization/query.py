@@ -74,6 +74,52 @@ class OptimizationQuery(_Strict):
         return self
 
 
+class DecisionQuery(_Strict):
+    """The best plan when what it depends on is predicted: an optimization in whose arrays predictions may stand.
+
+    Any array of numbers in the `model` may be `{"$predict": {"model": "demand@champion", "rows": [...]}}`: what that
+    model predicts of the rows. The version is pinned when the question is accepted, and told in the answer.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "decision",
+                    "model": {
+                        "variables": {
+                            "names": ["early", "late"],
+                            "lower_bounds": 0,
+                            "upper_bounds": 1,
+                            "integers": True,
+                        },
+                        "objective": {
+                            "linear_coefficients": {
+                                "$predict": {
+                                    "model": "delays@champion",
+                                    "rows": [
+                                        {"distance": 1400, "carrier": "UA", "night": False},
+                                        {"distance": 700, "carrier": "WN", "night": True},
+                                    ],
+                                }
+                            }
+                        },
+                        "linear_constraints": {"lower_bounds": [1]},
+                        "linear_constraint_matrix": {
+                            "row_ids": [0, 0],
+                            "column_ids": [0, 1],
+                            "coefficients": [1, 1],
+                        },
+                    },
+                }
+            ]
+        }
+    )
+
+    type: Literal["decision"]
+    model: dict[str, Any] = Field(description="As of an optimization.")
+
+
 class OptimizationParameters(_Strict):
     """How the answer is to be found."""
 

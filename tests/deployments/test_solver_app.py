@@ -159,7 +159,7 @@ def test_bad_questions(http: httpx.Client, path: str, content: bytes, status: in
 
 def test_an_unknown_type_is_told_which_there_are(http: httpx.Client) -> None:
     body = http.post("/solve", json={"query_data": {"type": "sorcery"}}).json()
-    assert body["context"]["types"] == ["prediction", "optimization"]
+    assert body["context"]["types"] == ["prediction", "optimization", "decision"]
 
 
 @pytest.mark.parametrize(
