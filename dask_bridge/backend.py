@@ -2,9 +2,9 @@
 
 Dask is imported inside the functions: the entry point is loaded by processes that may not need it.
 
-What Dask cannot do, and this backend therefore declares: end a thread. A running task cannot be cancelled, and one
-that outlives its timeout while in native code is given up, not stopped: its thread is busy until it returns. When a
-worker is lost, Dask itself runs its tasks again, ``distributed.scheduler.allowed-failures`` times, before we hear.
+Dask runs tasks in threads, which cannot be ended. A running attempt is interrupted where it runs Python code; one that
+does not heed it ends with its worker's process, which the nanny starts again. What else that process was doing is lost
+and repeated by the manager, which counts it, as it does for every other lost worker: see `dask_bridge.plugins`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from compute.backend import Attempt, Backend, Capabilities, Capacity, Ending, Outcome
 from compute.config import Config
-from compute.errors import BackendUnavailable
+from compute.errors import BackendUnavailable, WorkerLost
 from compute.failures import take_apart
 from compute.pickling import Codec
 from compute.resources import Limits
 from compute.wire import Reply, plain_pickler
-from dask_bridge.worker import TOPIC, attempt
+from dask_bridge import worker
+from dask_bridge.link import Link
+from dask_bridge.versions import check_installed
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,10 @@ _ANSWER = 6
 _ENDINGS = (Ending.VALUE, Ending.ERROR, Ending.UNSENDABLE, Ending.TIMED_OUT, Ending.INTERRUPTED)
 _MEMORY = 1.0
 _SCATTER = 256 * 1024
+# Seconds after which an attempt that outlived its timeout, and has no nanny to end it, is given up.
 _GIVE_UP = 2.0
+# What a killed process needs to be heard of: the kernel's timer ends an overdue one a moment after its timeout.
+_OVERDUE = worker.KILL_AFTER
 
 
 def connect(config: Config, address: str | None, key: str) -> Backend:
@@ -51,8 +56,9 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
     Raises
     ------
     BackendUnavailable
-        Within ten seconds, when no Dask scheduler answers.
+        Within ten seconds, when no Dask scheduler answers, or when the installed Dask is not one that the tests prove.
     """
+    check_installed(("dask", "distributed"))
     if address is None:
         from dask_bridge.on_ray import connect_on_ray
 
@@ -83,12 +89,16 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
 class _Handle:
     """What the backend knows of an attempt that is with Dask."""
 
-    __slots__ = ("future", "kept", "started_at")
+    __slots__ = ("future", "handed_at", "kept", "name", "started_at", "stopping", "where")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.future: Any = None
         self.kept: Any = None
+        self.handed_at = time.time()
         self.started_at: float | None = None
+        self.where = ""
+        self.stopping = False
 
 
 class DaskBackend:
@@ -106,7 +116,7 @@ class DaskBackend:
 
     name = "dask"
     # Not more than there are threads: Dask knows nothing of the CPUs that a task asks for.
-    capabilities = Capabilities(stops_running_tasks=False, queues=False)
+    capabilities = Capabilities(stops_running_tasks=True, queues=False)
 
     def __init__(self, client: Any, cluster: Any = None, most: int | None = None) -> None:
         import distributed
@@ -117,59 +127,54 @@ class DaskBackend:
         self.follows_scaling = most is not None
         self._killed = distributed.scheduler.KilledWorker
         self.codec = Codec(plain_pickler(), self.put, (distributed.Future,))
-        self._topic = f"{TOPIC}-{secrets.token_hex(4)}"
+        self._topic = f"{worker.TOPIC}-{secrets.token_hex(4)}"
         self._lock = threading.Lock()
         self._under_way: dict[str, Attempt] = {}
-        self._stuck: dict[str, Any] = {}
+        self._stuck: set[str] = set()
+        self._finished: list[tuple[Attempt, Any]] = []
         self._capacity: Capacity | None = None
         self._capacity_at = 0.0
-        client.subscribe_topic(self._topic, self._begun)
+        self._link = Link(client, self._topic, self._told)
+        nannies = [one["nanny"] for one in self._workers()]
+        if not all(nannies):
+            # Threads of a process that nobody would start again, or of this very process.
+            self.capabilities = self.capabilities._replace(stops_running_tasks=False)
 
     def capacity(self) -> Capacity:
         """Return the cluster's threads as CPUs, its memory, and the resource ``GPU`` of its workers."""
         now = time.monotonic()
-        if self._capacity is None or now - self._capacity_at > _MEMORY:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-            nodes = tuple(
-                Limits(float(worker["nthreads"]), int(worker["memory_limit"]), worker["resources"].get("GPU", 0.0))
-                for worker in workers
-            )
-            sums = [sum(values) for values in zip(*nodes, strict=True)] if nodes else [0, 0, 0]
-            # Threads that are stuck count as gone.
-            threads = max(0, max(int(sums[0]), self._most or 0) - len(self._stuck))
-            self._capacity = Capacity(Limits(float(threads), int(sums[1]), float(sums[2])), nodes, threads)
-            self._capacity_at = now
+        known = self._capacity
+        if known is not None and (now - self._capacity_at <= _MEMORY or not self._link.up):
+            return known
+        nodes = tuple(
+            Limits(float(one["nthreads"]), int(one["memory_limit"]), one["resources"].get("GPU", 0.0))
+            for one in self._workers()
+        )
+        sums = [sum(values) for values in zip(*nodes, strict=True)] if nodes else [0, 0, 0]
+        # Threads that are stuck count as gone.
+        threads = max(0, max(int(sums[0]), self._most or 0) - len(self._stuck))
+        self._capacity = Capacity(Limits(float(threads), int(sums[1]), float(sums[2])), nodes, threads)
+        self._capacity_at = now
         return self._capacity
 
     def start(self, attempt: Attempt) -> None:
-        """Submit the attempt to the scheduler."""
-        call = attempt.payload
-        handle = attempt.handle = _Handle()
-        body: Any = call.body
-        if len(body) > _SCATTER:
-            # What is large goes to a worker by itself, not through the scheduler.
-            body = handle.kept = self._scatter(body)
+        """Submit the attempt to the scheduler; while that is away, keep it until it is back."""
+        attempt.handle = _Handle(f"{worker.MARK}{attempt.label}-{attempt.key}")
         with self._lock:
-            self._under_way[attempt.key] = attempt
-        handle.future = self._client.submit(
-            _attempt,
-            self._topic,
-            attempt.key,
-            attempt.timeout,
-            body,
-            call.buffered,
-            *call.lifted,
-            key=f"{attempt.label}-{attempt.key}",
-            pure=False,
-            retries=0,
-            resources={"GPU": attempt.gpu} if attempt.gpu else None,
-        )
-        handle.future.add_done_callback(functools.partial(self._completed, attempt))
+            self._under_way[attempt.handle.name] = attempt
+        self._link.when_up(functools.partial(self._submit, attempt), functools.partial(self._lose, attempt))
 
-    def stop(self, attempt: Attempt, *, force: bool) -> None:  # noqa: ARG002  (Dask has one way)
-        """Take the attempt back; one that runs already goes on, and its result is thrown away."""
+    def stop(self, attempt: Attempt, *, force: bool) -> None:
+        """Interrupt the attempt, or with ``force`` end its worker's process; one that has not begun never will."""
         handle: _Handle | None = attempt.handle
-        if handle is not None and handle.future is not None and self.alive():
+        if handle is None or not self.alive():
+            return
+        handle.stopping = True
+        if handle.future is None:
+            self._report(attempt, Outcome(Ending.INTERRUPTED))
+        elif self.capabilities.stops_running_tasks:
+            self._in_loop(self._stop(attempt, handle, force=force))
+        else:
             handle.future.cancel()
             self._report(attempt, Outcome(Ending.INTERRUPTED, None, handle.started_at))
 
@@ -178,8 +183,16 @@ class DaskBackend:
         return attempt.handle.started_at if attempt.handle is not None else None
 
     def fetch(self, payload: Any) -> Any:
-        """Return the payload: outcomes are never held."""
-        return payload
+        """Get a large result from the worker that holds it."""
+        import asyncio
+
+        try:
+            return payload.result()
+        except (OSError, RuntimeError, asyncio.CancelledError) as error:
+            raise WorkerLost(
+                f"the result was lost with the worker that kept it ({type(error).__name__}: {error})",
+                hint="Submit the task again.",
+            ) from error
 
     def put(self, value: Any) -> Any:
         """Send a value to the workers; gives Dask's own future."""
@@ -198,21 +211,21 @@ class DaskBackend:
         """Wait for the event; in a Dask task, let others use its thread meanwhile."""
         import distributed
 
-        worker: Any = distributed.worker
-        if hasattr(worker.thread_state, "key"):
-            worker.secede()
+        module: Any = distributed.worker
+        if hasattr(module.thread_state, "key"):
+            module.secede()
             try:
                 return event(-1.0 if timeout is None else max(timeout, 0.0))
             finally:
-                worker.rejoin()
+                module.rejoin()
         return event(-1.0 if timeout is None else max(timeout, 0.0))
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Nothing to tell: who uses the capacity looks again every two seconds."""
 
     def alive(self) -> bool:
-        """Whether the client is connected."""
-        return bool(self._client.status == "running")
+        """Whether the client is connected, or tries to be again."""
+        return not self._link.gone
 
     def close(self) -> None:
         """Disconnect, and end the cluster if it was started for this backend."""
@@ -220,62 +233,139 @@ class DaskBackend:
         if self._cluster is not None:
             self._cluster.close()
 
+    def _workers(self) -> list[dict[str, Any]]:
+        return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+
     def _scatter(self, value: Any) -> Any:
         # In a list: a list or a dict by itself would be scattered item by item.
         return self._client.scatter([value], hash=False)[0]
 
-    def _begun(self, event: Any) -> None:
+    def _submit(self, attempt: Attempt) -> None:
+        call, handle = attempt.payload, attempt.handle
+        if handle.stopping:
+            return
+        body: Any = call.body
+        if len(body) > _SCATTER:
+            # What is large goes to a worker by itself, not through the scheduler.
+            body = handle.kept = self._scatter(body)
+        handle.handed_at = time.time()
+        handle.future = self._client.submit(
+            worker.attempt,
+            self._topic,
+            handle.name,
+            attempt.timeout,
+            body,
+            call.buffered,
+            *call.lifted,
+            key=handle.name,
+            pure=False,
+            retries=0,
+            resources={"GPU": attempt.gpu} if attempt.gpu else None,
+        )
+        handle.future.add_done_callback(functools.partial(self._completed, attempt))
+
+    def _in_loop(self, work: Coroutine[Any, Any, None]) -> None:
+        self._client.loop.add_callback(lambda: work)
+
+    async def _stop(self, attempt: Attempt, handle: _Handle, *, force: bool) -> None:
+        """Find out who has the attempt, and have it interrupted there; or ask the nanny to end the process."""
+        processing = await self._client.processing()
+        where = next((address for address, names in processing.items() if handle.name in names), None)
+        try:
+            if where is None:
+                future = handle.future
+                if future is not None and future.status == "pending":
+                    await future.cancel(asynchronous=True)
+            elif force:
+                await self._client.run(worker.end_process, workers=[where], nanny=True)
+            else:
+                await self._client.run(worker.interrupt, handle.name, workers=[where])
+        except OSError:
+            # The worker is going away by itself, and with it what was to be stopped.
+            logger.info("attempt=%s event=stop_unheard worker=%s", attempt.key, where, exc_info=True)
+
+    def _told(self, event: Any) -> None:
         """Take a worker's word that an attempt has begun; in the client's loop."""
         told = event[1]
         with self._lock:
             attempt = self._under_way.get(told["key"])
         if attempt is None:
             return
-        attempt.handle.started_at = told["started_at"]
-        if attempt.timeout is not None:
+        attempt.handle.started_at, attempt.handle.where = told["started_at"], told["worker"]
+        if attempt.timeout is not None and not self.capabilities.stops_running_tasks:
             self._client.loop.call_later(attempt.timeout + _GIVE_UP, self._give_up, attempt)
 
     def _give_up(self, attempt: Attempt) -> None:
         with self._lock:
-            late = attempt.key in self._under_way
+            late = attempt.handle.name in self._under_way
             if late:
                 # Not cancelled: the scheduler would take its thread for free and send it work.
-                self._stuck[attempt.key] = attempt.handle.future
+                self._stuck.add(attempt.handle.name)
         if late:
             logger.warning("attempt=%s event=given_up: it did not stop, and keeps its thread busy", attempt.key)
             self._report(attempt, Outcome(Ending.TIMED_OUT, None, attempt.handle.started_at, attempt.timeout))
 
     def _completed(self, attempt: Attempt, future: Any) -> None:
-        """Fetch what came of an attempt; in the thread of the client's callbacks."""
+        """Take what came of an attempt; in the thread of the client's callbacks."""
+        handle: _Handle = attempt.handle
         with self._lock:
-            if self._stuck.pop(attempt.key, None) is not None:
+            if handle.name in self._stuck:
+                self._stuck.discard(handle.name)
                 return
-        if future.cancelled():
-            self._report(attempt, Outcome(Ending.INTERRUPTED, None, attempt.handle.started_at))
+        if future.status != "finished":
+            self._failed(attempt, handle, future)
+        elif future.type is worker.Held:
+            self._report(attempt, Outcome(Ending.VALUE, future, handle.started_at, held=True))
+        else:
+            with self._lock:
+                self._finished.append((attempt, future))
+                first = len(self._finished) == 1
+            if first:
+                self._in_loop(self._collect())
+
+    async def _collect(self) -> None:
+        """Fetch the small results that are there, all at once."""
+        with self._lock:
+            finished, self._finished = self._finished, []
+        futures = {attempt.handle.name: future for attempt, future in finished}
+        try:
+            replies: dict[str, Reply | None] = await self._client.gather(futures, errors="skip", asynchronous=True)
+        except Exception as error:  # noqa: BLE001  (whatever keeps them from coming, each has to be told of)
+            for attempt, _ in finished:
+                self._lose(attempt, f"its result did not come ({type(error).__name__}: {error})")
             return
-        error = future.exception()
-        if isinstance(error, self._killed):
-            reason = str(error).splitlines()[0]
-            self._report(attempt, Outcome(Ending.LOST, reason, attempt.handle.started_at))
-            return
-        if error is not None:
+        for attempt, _ in finished:
+            reply = replies[attempt.handle.name]
+            if reply is None:
+                self._lose(attempt, "its result was lost with its worker")
+                continue
+            payload: Any = reply if reply.code < 2 else reply.body.decode()
+            self._report(attempt, Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds))
+
+    def _failed(self, attempt: Attempt, handle: _Handle, future: Any) -> None:
+        error = future.exception() if future.status == "error" else None
+        if error is not None and not isinstance(error, self._killed):
             # Not from the function, whose exceptions come as replies: an argument was lost, or a module is missing.
             self._report(attempt, Outcome(Ending.ERROR, Reply(1, 0.0, 0.0, take_apart(error, plain_pickler().dumps))))
-            return
-        try:
-            reply: Reply = future.result()
-        except Exception as problem:  # noqa: BLE001  (lost between finishing and being fetched; whatever the way)
-            self._report(attempt, Outcome(Ending.LOST, f"its result was lost ({type(problem).__name__}: {problem})"))
-            return
-        payload: Any = reply if reply.code < 2 else reply.body.decode()
-        self._report(attempt, Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds))
+        elif handle.stopping:
+            self._report(attempt, Outcome(Ending.INTERRUPTED, None, handle.started_at))
+        elif not self._link.up:
+            self._lose(attempt, "the connection to the Dask scheduler was lost")
+        else:
+            self._lose(attempt, f"the worker {handle.where or 'that it was given to'} was lost")
+
+    def _lose(self, attempt: Attempt, reason: str) -> None:
+        """Report an attempt as lost; or as late, when its process was ended for that."""
+        handle: _Handle = attempt.handle
+        ran = time.time() - (handle.started_at or handle.handed_at)
+        ending = Ending.LOST
+        if attempt.timeout is not None and ran >= attempt.timeout + _OVERDUE and self._link.up:
+            ending = Ending.TIMED_OUT
+        self._report(attempt, Outcome(ending, reason, handle.started_at, ran if handle.started_at else None))
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
         with self._lock:
-            if self._under_way.pop(attempt.key, None) is None:
+            if self._under_way.pop(attempt.handle.name, None) is None:
                 return
             attempt.handle.future = attempt.handle.kept = None
         attempt.report(attempt, outcome)
-
-
-_attempt = attempt

@@ -10,45 +10,75 @@ import pytest
 from compute import ComputeManager, Config, load_config
 from compute.backend import Backend
 from compute.resources import Limits
+from tests.dask_servers import DaskServers
 
 WORKERS = 2
 """What each engine runs at once."""
+
+TWO_NODES = "CONFORMANCE_OVER_TWO_RAY_NODES"
+"""The environment variable that makes the Ray cluster one of two nodes: a process is connected to one cluster only."""
 
 MakeManager = Callable[..., ComputeManager]
 
 
 @pytest.fixture(scope="session")
-def dask_cluster() -> Iterator[str]:
-    """A Dask scheduler and two worker processes of one thread each. Gives its address."""
-    import dask
-    import distributed
+def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Dask scheduler and two workers of one thread each, all processes of their own. Gives its address."""
+    with DaskServers(tmp_path_factory.mktemp("dask")) as servers:
+        servers.start_scheduler()
+        for _ in range(WORKERS):
+            servers.start_worker()
+        import distributed
 
-    # A lost worker is heard of at once: by default Dask itself tries three times more.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1"
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address
+        with distributed.Client(servers.address, set_as_default=False) as client:
+            client.wait_for_workers(WORKERS, timeout=90)
+        yield servers.address
 
 
-@pytest.fixture(scope="session", params=["local", "ray", "dask"])
+@pytest.fixture(scope="session")
+def ray_engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The session's Ray cluster; of two nodes in the run that `test_two_ray_nodes` starts."""
+    if TWO_NODES not in os.environ:
+        request.getfixturevalue("ray_cluster")
+        yield
+        return
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=2)
+        ray.init(address=cluster.address, namespace="tests", log_to_driver=False)
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="session", params=["local", "ray", pytest.param("dask_on_ray", marks=pytest.mark.slow), "dask"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
-    """Make backends of one kind over one running engine."""
+    """Make backends of one kind over one running engine.
+
+    The bridge on Ray is the Ray backend under another name, with a setting of Dask's besides: all that is its own is
+    tested in `tests/dask_bridge`, and this suite runs over it with what is slow.
+    """
     if request.param == "local":
         from compute.local_backend import LocalBackend
 
         yield lambda: LocalBackend(WORKERS)
     elif request.param == "ray":
-        request.getfixturevalue("ray_cluster")
+        request.getfixturevalue("ray_engine")
         from compute.ray_backend import RayBackend
 
         yield RayBackend
     else:
-        address = request.getfixturevalue("dask_cluster")
         from dask_bridge.backend import connect
 
+        address = None
+        if request.param == "dask":
+            address = request.getfixturevalue("dask_cluster")
+        else:
+            request.getfixturevalue("ray_engine")
         yield lambda: connect(load_config(), address, "compute.dask_address")
 
 

@@ -129,8 +129,9 @@ def exit_quietly() -> None:
 
 def ignore_everything() -> None:
     """Python code that catches what it is interrupted with and ignores signals."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-        signal.signal(number, signal.SIG_IGN)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)
     until = time.monotonic() + 60
     while time.monotonic() < until:
         with contextlib.suppress(BaseException):
