@@ -1,22 +1,22 @@
 """Solves a program by the engine that suits it, and answers with no more than our own check confirms.
 
-An engine whose answer does not hold is told of as such, and the next one is asked in the time that is left.
+An engine whose answer does not hold is told of as such, and the next one is asked in the time that is left. With more
+threads than one, engines race for a program with whole numbers (`solver.optimization.race`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from solver.optimization.check import OPTIMALITY, Check, Proof, check_optimality, check_point, is_convex
-from solver.optimization.engine import Limit, Options, Outcome, Reason
-from solver.optimization.job import Incumbent, Job
-from solver.optimization.process import Run, run_job
+from solver.optimization.check import is_convex
+from solver.optimization.engine import Options
+from solver.optimization.job import Job
+from solver.optimization.judge import UNSETTLED, Attempt, Solution, judge
+from solver.optimization.process import run_job
 from solver.optimization.program import Program
+from solver.optimization.race import Found, Progress, race
 
 _ORDERS: Mapping[str, Sequence[str]] = {
     "LP": ("highs", "scip", "clarabel"),
@@ -28,45 +28,13 @@ _ORDERS: Mapping[str, Sequence[str]] = {
 _LEAST_SECONDS = 0.5
 
 
-class Attempt(NamedTuple):
-    """What one engine said, and what of it holds."""
-
-    engine: str
-    version: str
-    seconds: float
-    said: Reason
-    """By the engine."""
-    reason: Reason
-    """After our check."""
-    limit: Limit | None
-    detail: str
-
-
-class Solution(NamedTuple):
-    """What is known in the end; of the program as it was given, whichever its direction."""
-
-    reason: Reason
-    limit: Limit | None
-    detail: str
-    check: Check | None
-    """Of the point; None without one."""
-    proof: Proof | None
-    x: Any
-    bound: float | None
-    gap: float | None
-    duals: Any
-    reduced_costs: Any
-    run: Run
-    attempts: Sequence[Attempt] = ()
-
-
 def solve_program(
     program: Program,
     options: Options,
     *,
     engines: Sequence[str] | None = None,
     memory: int | None = None,
-    progress: Callable[[float, Incumbent | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Solution:
     """Solve a program.
 
@@ -96,30 +64,35 @@ def solve_program(
     ('OPTIMAL', 12.0, [3.0])
     """
     least = minimised(program)
-    end = time.monotonic() + options.time_limit
-    attempts: list[Attempt] = []
-    best: Solution | None = None
-    for engine in engines or _order(least):
-        left = end - time.monotonic()
-        if best is not None and left < _LEAST_SECONDS:
-            break
-        job = Job(least, engine, options._replace(time_limit=max(left, _LEAST_SECONDS)), memory)
-        run = run_job(job, progress=progress)
-        found = judge(least, run, options)
-        attempts.append(
-            Attempt(engine, run.version, run.seconds, run.outcome.reason, found.reason, found.limit, found.detail)
-        )
-        if best is None or _rank(found) > _rank(best):
-            best = found
-        if found.reason not in _UNSETTLED:
-            break
-    assert best is not None, "there is at least one engine"
+    order = engines or _order(least)
+    if options.threads > 1 and program.kind == "MIP" and len(order) > 1:
+        found = race(least, options, order, memory=memory, progress=progress)
+    else:
+        found = _in_turn(least, options, order, memory, progress)
+    attempts = [
+        Attempt(engine, run.version, run.seconds, run.outcome.reason, solution.reason, solution.limit, solution.detail)
+        for engine, run, solution in found
+    ]
+    best = min((solution for _, _, solution in found), key=_rank)
     return _turned(best._replace(attempts=attempts), program)
 
 
-_UNSETTLED = ("IMPRECISE", "NUMERICAL_ERROR", "OTHER_ERROR")
-"""After these another engine is asked."""
-_ORDER = ("OTHER_ERROR", "NUMERICAL_ERROR", "NO_SOLUTION_FOUND", "IMPRECISE", "INFEASIBLE_OR_UNBOUNDED", "FEASIBLE")
+def _in_turn(
+    program: Program, options: Options, engines: Sequence[str], memory: int | None, progress: Progress | None
+) -> list[Found]:
+    """Ask one engine after another, each in the time that is left, until an answer holds."""
+    end = time.monotonic() + options.time_limit
+    found: list[Found] = []
+    for engine in engines:
+        left = end - time.monotonic()
+        if found and left < _LEAST_SECONDS:
+            break
+        job = Job(program, engine, options._replace(time_limit=max(left, _LEAST_SECONDS)), memory)
+        run = run_job(job, progress=progress)
+        found.append((engine, run, judge(program, run, options)))
+        if found[-1][2].reason not in UNSETTLED:
+            break
+    return found
 
 
 def minimised(program: Program) -> Program:
@@ -132,67 +105,22 @@ def minimised(program: Program) -> Program:
 
 def _order(program: Program) -> Sequence[str]:
     """Return the engines for a program to be minimised, the one to be asked first first."""
-    return ("scip",) if program.kind == "QP" and not is_convex(program) else _ORDERS[program.kind]
+    if program.kind == "QP" and not is_convex(program):
+        return ("scip",)
+    if program.kind == "MIP" and program.integer.all():
+        return ("highs", "cp-sat", "scip")
+    return _ORDERS[program.kind]
 
 
-def _rank(solution: Solution) -> int:
-    return _ORDER.index(solution.reason) if solution.reason in _ORDER else len(_ORDER)
+def _rank(solution: Solution) -> tuple[int, float]:
+    """Return a key by which the best answer is the smallest."""
+    place = _WORST_FIRST.index(solution.reason) if solution.reason in _WORST_FIRST else len(_WORST_FIRST)
+    return -place, 0.0 if solution.check is None else solution.check.objective
 
 
-def judge(program: Program, run: Run, options: Options) -> Solution:
-    """Take from an engine's word what the check confirms."""
-    outcome = run.outcome
-    reason, detail, x = outcome.reason, outcome.detail, outcome.x
-    check = None if x is None else check_point(program, x)
-    proof = None
-    bound = outcome.bound
-    if check is not None and not check.feasible:
-        said = f"the engine called its point {reason.lower()}, and it is not feasible"
-        reason, detail = "IMPRECISE", f"{detail}; {said}".removeprefix("; ")
-    elif check is not None and x is not None and reason in ("OPTIMAL", "IMPRECISE"):
-        reason, proof, wrong = _judge_optimum(program, check, outcome, options)
-        detail = f"{detail}; {wrong}".removeprefix("; ").removesuffix("; ")
-        bound = proof.bound if proof is not None and proof.optimal else bound
-    elif check is None and reason == "OPTIMAL":
-        reason, detail = "OTHER_ERROR", "the engine said optimal and gave no point"
-    gap = None if check is None or bound is None else _gap(check.objective, bound)
-    duals = outcome.duals if proof is not None else None
-    reduced = proof.reduced_costs if proof is not None else None
-    return Solution(reason, outcome.limit, detail, check, proof, x, bound, gap, duals, reduced, run)
-
-
-def _judge_optimum(
-    program: Program, check: Check, outcome: Outcome, options: Options
-) -> tuple[Reason, Proof | None, str]:
-    """Say whether a feasible point is the best one, as far as duals or the engine's bound show."""
-    if outcome.duals is not None and outcome.x is not None:
-        proof = check_optimality(program, outcome.x, outcome.duals)
-        if proof.optimal:
-            return "OPTIMAL", proof, ""
-        return (
-            "IMPRECISE",
-            proof,
-            (
-                f"the engine said {outcome.reason.lower()}, and its duals prove no better bound than {proof.bound:.9g} "
-                f"(dual violation {proof.dual_violation:.1e})"
-            ),
-        )
-    if outcome.bound is None:
-        return "FEASIBLE", None, "the engine said optimal and gave no bound"
-    # Engines differ in what a gap is relative to when the value is close to zero.
-    distance = check.objective - outcome.bound
-    if distance <= (options.relative_gap + OPTIMALITY) * max(1.0, abs(check.objective)):
-        return "OPTIMAL", None, ""
-    said = f"the engine said optimal, and its point ({check.objective:.9g}) is not as good as its bound"
-    return "FEASIBLE", None, f"{said} ({outcome.bound:.9g})"
-
-
-def _gap(objective: float, bound: float) -> float | None:
-    """Return the relative distance of a value and a bound, as MIP solvers reckon it."""
-    if not (np.isfinite(objective) and np.isfinite(bound)):
-        return None
-    distance = max(0.0, objective - bound)
-    return 0.0 if distance == 0 else float(distance / max(abs(objective), 1e-10))
+_WORST_FIRST = (
+    "OTHER_ERROR", "NUMERICAL_ERROR", "NO_SOLUTION_FOUND", "IMPRECISE", "INFEASIBLE_OR_UNBOUNDED", "FEASIBLE"
+)  # fmt: skip
 
 
 def _turned(solution: Solution, program: Program) -> Solution:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from solver.optimization.judge import Solution
 from solver.optimization.program import Floats, Program
-from solver.optimization.solve import Solution
 
 LISTED = 10_000
 """Variables or constraints up to which every value is in the answer; of more, those that are not zero."""

@@ -27,9 +27,11 @@ from solver.optimization.engine import Events, Options, Outcome
 from solver.optimization.engines import clarabel, cp_sat, highs, scip
 from solver.optimization.files import read_program
 from solver.optimization.job import Job
+from solver.optimization.judge import judge
 from solver.optimization.process import Run, run_job
 from solver.optimization.program import Program, make_program
-from solver.optimization.solve import judge, minimised, solve_program
+from solver.optimization.race import ALONE, race
+from solver.optimization.solve import minimised, solve_program
 
 INSTANCES = Path(__file__).parent / "instances"
 HARD = INSTANCES / "markshare1.mps.gz"
@@ -321,6 +323,50 @@ def test_time_is_up_and_the_gap_is_told() -> None:
     assert solution.gap is not None
     assert solution.gap > 0.1
     assert solution.run.incumbents
+
+
+# A race
+
+
+def test_an_easy_program_is_solved_by_one_engine_alone() -> None:
+    solution = solve_program(read_program(INSTANCES / "p0033.mps.gz"), Options(time_limit=30, threads=2))
+    assert (solution.reason, [attempt.engine for attempt in solution.attempts]) == ("OPTIMAL", ["highs"])
+
+
+def test_an_engine_that_cannot_is_followed_at_once() -> None:
+    program = read_program(INSTANCES / "p0033.mps.gz")
+    found = race(program, Options(time_limit=60, threads=2), ["clarabel", "highs"])
+    assert [(engine, solution.reason) for engine, _, solution in found] == [
+        ("clarabel", "OTHER_ERROR"), ("highs", "OPTIMAL"),
+    ]  # fmt: skip
+
+
+def test_a_hard_program_is_worked_on_by_several_and_the_best_of_all_is_kept() -> None:
+    seen: list[float] = []
+    solution = solve_program(
+        read_program(HARD),
+        Options(time_limit=8, threads=2),
+        progress=lambda _, best: seen.append(np.inf if best is None else best.objective),
+    )
+    assert {attempt.engine for attempt in solution.attempts} >= {"highs", "scip"}
+    assert (solution.reason, solution.limit) == ("FEASIBLE", "TIME")
+    assert solution.check is not None
+    assert solution.check.objective <= min(seen) + 1e-6
+    assert seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.slow
+def test_the_first_proof_ends_the_race() -> None:
+    # CP-SAT does not prove this one within a minute; HiGHS, which begins later, does within seconds.
+    program = minimised(read_program(INSTANCES / "l152lav.mps.gz"))
+    found = race(program, Options(time_limit=60, threads=2), ["cp-sat", "highs"])
+    assert {engine: (solution.reason, solution.limit) for engine, _, solution in found} == {
+        "highs": ("OPTIMAL", None), "cp-sat": ("FEASIBLE", "INTERRUPTED"),
+    }  # fmt: skip
+    seconds = {engine: run.seconds for engine, run, _ in found}
+    # It began three seconds earlier, and stopped when the other ended.
+    assert seconds["cp-sat"] - seconds["highs"] < ALONE + 2
+    assert not children()
 
 
 # As a question

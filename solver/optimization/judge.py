@@ -1,0 +1,107 @@
+"""Takes from an engine's word what our own check confirms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from solver.optimization.check import OPTIMALITY, Check, Proof, check_optimality, check_point
+from solver.optimization.engine import Limit, Options, Outcome, Reason
+from solver.optimization.process import Run
+from solver.optimization.program import Program
+
+
+class Attempt(NamedTuple):
+    """What one engine said, and what of it holds."""
+
+    engine: str
+    version: str
+    seconds: float
+    said: Reason
+    """By the engine."""
+    reason: Reason
+    """After our check."""
+    limit: Limit | None
+    detail: str
+
+
+class Solution(NamedTuple):
+    """What is known in the end; of the program as it was given, whichever its direction."""
+
+    reason: Reason
+    limit: Limit | None
+    detail: str
+    check: Check | None
+    """Of the point; None without one."""
+    proof: Proof | None
+    x: Any
+    bound: float | None
+    gap: float | None
+    duals: Any
+    reduced_costs: Any
+    run: Run
+    attempts: Sequence[Attempt] = ()
+
+
+UNSETTLED = ("IMPRECISE", "NUMERICAL_ERROR", "OTHER_ERROR")
+"""After these another engine is worth asking."""
+SETTLED = ("OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED")
+"""After these nothing more is to be found."""
+
+
+def judge(program: Program, run: Run, options: Options) -> Solution:
+    """Take from an engine's word what the check confirms."""
+    outcome = run.outcome
+    reason, detail, x = outcome.reason, outcome.detail, outcome.x
+    check = None if x is None else check_point(program, x)
+    proof = None
+    bound = outcome.bound
+    if check is not None and not check.feasible:
+        said = f"the engine called its point {reason.lower()}, and it is not feasible"
+        reason, detail = "IMPRECISE", f"{detail}; {said}".removeprefix("; ")
+    elif check is not None and x is not None and reason in ("OPTIMAL", "IMPRECISE"):
+        reason, proof, wrong = _judge_optimum(program, check, outcome, options)
+        detail = f"{detail}; {wrong}".removeprefix("; ").removesuffix("; ")
+        bound = proof.bound if proof is not None and proof.optimal else bound
+    elif check is None and reason == "OPTIMAL":
+        reason, detail = "OTHER_ERROR", "the engine said optimal and gave no point"
+    gap = None if check is None or bound is None else _gap(check.objective, bound)
+    duals = outcome.duals if proof is not None else None
+    reduced = proof.reduced_costs if proof is not None else None
+    return Solution(reason, outcome.limit, detail, check, proof, x, bound, gap, duals, reduced, run)
+
+
+def _judge_optimum(
+    program: Program, check: Check, outcome: Outcome, options: Options
+) -> tuple[Reason, Proof | None, str]:
+    """Say whether a feasible point is the best one, as far as duals or the engine's bound show."""
+    if outcome.duals is not None and outcome.x is not None:
+        proof = check_optimality(program, outcome.x, outcome.duals)
+        if proof.optimal:
+            return "OPTIMAL", proof, ""
+        return (
+            "IMPRECISE",
+            proof,
+            (
+                f"the engine said {outcome.reason.lower()}, and its duals prove no better bound than {proof.bound:.9g} "
+                f"(dual violation {proof.dual_violation:.1e})"
+            ),
+        )
+    if outcome.bound is None:
+        return "FEASIBLE", None, "the engine said optimal and gave no bound"
+    # Engines differ in what a gap is relative to when the value is close to zero.
+    distance = check.objective - outcome.bound
+    if distance <= (options.relative_gap + OPTIMALITY) * max(1.0, abs(check.objective)):
+        return "OPTIMAL", None, ""
+    said = f"the engine said optimal, and its point ({check.objective:.9g}) is not as good as its bound"
+    return "FEASIBLE", None, f"{said} ({outcome.bound:.9g})"
+
+
+def _gap(objective: float, bound: float) -> float | None:
+    """Return the relative distance of a value and a bound, as MIP solvers reckon it."""
+    if not (np.isfinite(objective) and np.isfinite(bound)):
+        return None
+    distance = max(0.0, objective - bound)
+    return 0.0 if distance == 0 else float(distance / max(abs(objective), 1e-10))

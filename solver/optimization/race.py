@@ -1,0 +1,119 @@
+"""Several engines race for one program: what one finds hard, another often does not.
+
+The first runs alone for a few seconds, since most programs are solved by then. Then others run beside it, one on each
+further CPU. The first answer that settles the question, and that our check confirms, ends the race; the others stop and
+leave their best solution.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from solver.optimization.engine import Options
+from solver.optimization.job import Incumbent, Job
+from solver.optimization.judge import SETTLED, UNSETTLED, Solution, judge
+from solver.optimization.process import Run, run_job
+from solver.optimization.program import Program
+
+ALONE = 3.0
+"""Seconds for which the first engine runs alone."""
+_LEAST_SECONDS = 0.5
+_LOOK = 0.05
+
+Progress = Callable[[float, Incumbent | None], None]
+Found = tuple[str, Run, Solution]
+
+
+def race(
+    program: Program,
+    options: Options,
+    engines: Sequence[str],
+    *,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> list[Found]:
+    """Let engines race, as many at once as there are threads.
+
+    Parameters
+    ----------
+    program : Program
+        To be minimised.
+    options : Options
+        Each engine has one of the threads.
+    engines : sequence of str
+        In the order in which they begin.
+    memory : int, optional
+        Bytes that each process may take.
+    progress : callable, optional
+        Told of the best solution of all.
+
+    Returns
+    -------
+    list of (engine, run, solution)
+        In the order in which they ended.
+    """
+    return _Race(program, options, engines, memory, progress).run()
+
+
+class _Race:
+    def __init__(
+        self,
+        program: Program,
+        options: Options,
+        engines: Sequence[str],
+        memory: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self._program, self._options, self._memory, self._progress = program, options, memory, progress
+        self._waiting = deque(engines)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._resisted = threading.Event()
+        self._found: list[Found] = []
+        self._best: Incumbent | None = None
+        self._started = time.monotonic()
+
+    def run(self) -> list[Found]:
+        lanes = min(self._options.threads, len(self._waiting))
+        with ThreadPoolExecutor(lanes, thread_name_prefix="race") as threads:
+            try:
+                for future in [threads.submit(self._lane, first=number == 0) for number in range(lanes)]:
+                    future.result()
+            finally:
+                # Also when the wait was interrupted: the engines stop, and nothing is left behind.
+                self._over.set()
+        return self._found
+
+    def _lane(self, *, first: bool) -> None:
+        """Run one engine after another while there are some, and none has settled it."""
+        while not first and time.monotonic() < self._started + ALONE and not self._resisted.is_set():
+            if self._over.wait(_LOOK):
+                return
+        while not self._over.is_set():
+            left = self._started + self._options.time_limit - time.monotonic()
+            with self._lock:
+                if not self._waiting or (left < _LEAST_SECONDS and self._found):
+                    return
+                engine = self._waiting.popleft()
+            options = self._options._replace(time_limit=max(left, _LEAST_SECONDS), threads=1)
+            job = Job(self._program, engine, options, self._memory)
+            run = run_job(job, progress=self._tell, stopped=self._over.is_set)
+            solution = judge(self._program, run, self._options)
+            with self._lock:
+                self._found.append((engine, run, solution))
+            if solution.reason in SETTLED:
+                self._over.set()
+            elif solution.reason in UNSETTLED:
+                self._resisted.set()
+
+    def _tell(self, _: float, best: Incumbent | None) -> None:
+        with self._lock:
+            if best is not None and (self._best is None or best.objective < self._best.objective):
+                self._best = best
+            leading = self._best
+        if self._progress is not None:
+            self._progress(time.monotonic() - self._started, leading)
