@@ -20,6 +20,7 @@ class RunOnce(distributed.SchedulerPlugin):
     """
 
     name = "compute-run-once"
+    idempotent = True
 
     async def start(self, scheduler: distributed.Scheduler) -> None:
         """Remember the scheduler."""
@@ -35,6 +36,7 @@ class StopUnwanted(distributed.WorkerPlugin):
     """Interrupts an attempt that nobody wants any more: its client is gone."""
 
     name = "compute-stop-unwanted"
+    idempotent = True
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:  # noqa: ARG002
         """Look for attempts that the scheduler took back while they were running."""

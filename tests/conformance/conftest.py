@@ -22,17 +22,24 @@ MakeManager = Callable[..., ComputeManager]
 
 
 @pytest.fixture(scope="session")
-def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Dask scheduler and two workers of one thread each, all processes of their own. Gives its address."""
+def dask_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Backend]]:
+    """A Dask scheduler and two workers of one thread each, all processes of their own."""
+    import distributed
+
+    from dask_bridge.backend import connect
+
     with DaskServers(tmp_path_factory.mktemp("dask")) as servers:
         servers.start_scheduler()
         for _ in range(WORKERS):
             servers.start_worker()
-        import distributed
-
         with distributed.Client(servers.address, set_as_default=False) as client:
-            client.wait_for_workers(WORKERS, timeout=90)
-        yield servers.address
+
+            def make() -> Backend:
+                # The test before may have ended one, and its nanny takes a moment.
+                client.wait_for_workers(WORKERS, timeout=90)
+                return connect(load_config(), servers.address, "compute.dask_address")
+
+            yield make
 
 
 @pytest.fixture(scope="session")
@@ -71,15 +78,13 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
         from compute.ray_backend import RayBackend
 
         yield RayBackend
-    else:
+    elif request.param == "dask_on_ray":
+        request.getfixturevalue("ray_engine")
         from dask_bridge.backend import connect
 
-        address = None
-        if request.param == "dask":
-            address = request.getfixturevalue("dask_cluster")
-        else:
-            request.getfixturevalue("ray_engine")
-        yield lambda: connect(load_config(), address, "compute.dask_address")
+        yield lambda: connect(load_config(), None, "compute.dask_address")
+    else:
+        yield request.getfixturevalue("dask_engine")
 
 
 @pytest.fixture(scope="session")
