@@ -71,9 +71,9 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
 
         cluster = start_cluster(config)
         most = None if config.scaling is None else config.scaling.max_workers
-        return DaskBackend(make(cluster, set_as_default=False), cluster, most)
+        return DaskBackend(make(cluster), cluster, most)
     try:
-        client = make(address, timeout=_ANSWER, set_as_default=False)
+        client = make(address, timeout=_ANSWER)
     except (OSError, ValueError, TypeError) as error:
         raise BackendUnavailable(
             f"the Dask scheduler at {address} (from {key}) cannot be reached: {type(error).__name__}: {error}",
@@ -102,7 +102,7 @@ class _Handle:
 
 
 class DaskBackend:
-    """Tasks on a Dask cluster.
+    """Tasks on a Dask cluster; while it is open, `compute()` of a Dask collection in this process runs there, too.
 
     Parameters
     ----------
@@ -139,6 +139,11 @@ class DaskBackend:
         if not all(nannies):
             # Threads of a process that nobody would start again, or of this very process.
             self.capabilities = self.capabilities._replace(stops_running_tasks=False)
+
+    @property
+    def client(self) -> Any:
+        """The client, for what Dask computes by itself."""
+        return self._client
 
     def capacity(self) -> Capacity:
         """Return the cluster's threads as CPUs, its memory, and the resource ``GPU`` of its workers."""

@@ -81,6 +81,29 @@ def distributed_apply(
     return results if combine is None else combine(results)
 
 
+def distributed_transform(function: Callable[..., Any], data: Any, *args: Any, meta: Any = None, **kwargs: Any) -> Any:
+    """Apply a function to each partition of a Dask DataFrame or Series; what comes is one of Dask again, and lazy.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a partition, a pandas object, and gives one.
+    data : dask DataFrame or Series
+        It is computed on the cluster that the result is computed on: the manager's, while one is open.
+    *args, **kwargs
+        Passed on to the function.
+    meta : pandas object, dict or tuple, optional
+        An empty example of a result; by default the function is tried on two made-up rows.
+    """
+    if not hasattr(data, "map_partitions"):
+        raise InvalidField(
+            f"a {type(data).__qualname__} has no partitions to transform lazily",
+            hint="Give a Dask DataFrame or Series, or use distributed_apply.",
+        )
+    given = {} if meta is None else {"meta": meta}
+    return data.map_partitions(function, *args, **given, **kwargs)
+
+
 def distributed_map(
     function: Callable[[Any], Any],
     items: Iterable[Any],

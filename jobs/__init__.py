@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jobs.dask_scoring import evaluate_lazily, predict_lazily
+    from jobs.dask_table import DaskTable
     from jobs.evaluate import evaluate_model
     from jobs.families import find_family
     from jobs.ml_tasks import MLTasks, get_ml_tasks
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from jobs.train import train_model
 
 __all__ = [
+    "DaskTable",
     "MLTasks",
     "Training",
+    "evaluate_lazily",
     "evaluate_model",
     "find_family",
     "get_ml_tasks",
@@ -28,10 +32,14 @@ __all__ = [
     "parallel_model_inference",
     "parallel_model_training",
     "predict_batch",
+    "predict_lazily",
     "train_model",
 ]
 
 _HOMES = {
+    "DaskTable": "jobs.dask_table",
+    "evaluate_lazily": "jobs.dask_scoring",
+    "predict_lazily": "jobs.dask_scoring",
     "MLTasks": "jobs.ml_tasks",
     "Training": "jobs.parallel",
     "evaluate_model": "jobs.evaluate",

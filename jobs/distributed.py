@@ -11,22 +11,25 @@ import functools
 import logging
 import pickle
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from compute.errors import DataError, TaskFailed
-from jobs.blocks import encode_block, mark_block, say_block, score_block, together
+from jobs.blocks import Said, encode_block, mark_block, say_block, score_block, together
 from jobs.fitting import Clock, Fitted, Request, problem_of, usable_features
 from jobs.metrics import measure
 from jobs.planner import Plan
 from jobs.ray_dataset import as_dataset
 from jobs.split import check_rows
-from jobs.targets import find_target, nulls_in_target
+from jobs.targets import Target, find_target, nulls_in_target
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from jobs.families import Problem
+    from registry import Signature
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +43,16 @@ _SCORED_HERE = 256 * 2**20
 
 def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     """Train with as many workers as planned."""
-    from registry import capture_signature
-
     columns = [*request.features, request.target]
     raw = as_dataset(request.table, columns, plan.workers * _BLOCKS_A_WORKER)
     mark = functools.partial(mark_block, target=request.target, fraction=request.fraction, seed=request.seed)
     marked = raw.map_batches(mark, batch_format="pandas", batch_size=None).materialize()
     say = functools.partial(say_block, features=request.features, target=request.target)
     rows = marked.map_batches(say, batch_format="pandas", batch_size=None).take_all()
-    said = together([pickle.loads(row["said"]) for row in rows])  # noqa: S301  (our own, from our own workers)
-    if said is None:
-        raise DataError(f"{request.table.source} has no rows with a target", hint="Check the target column.")
-    if said.nulls and not request.drop_null_target:
-        raise nulls_in_target(request.target, said.nulls, said.rows + said.nulls, [])
-    check_rows(said.rows, request.table.source)
+    learnt = learn([row["said"] for row in rows], request, plan.threads)
+    said, signature, target, problem = learnt.said, learnt.signature, learnt.target, learnt.problem
     clock.lap("read")
 
-    target = find_target(said.target, request.task)
-    features, left_out = usable_features(said.features, request, said.training)
-    signature = capture_signature(
-        said.features[list(features)], target=request.target, target_values=said.target, task=target.task
-    )
-    problem = problem_of(signature, target, request, plan.threads)
     encode = functools.partial(encode_block, signature=signature, target=target)
     training = marked.map_batches(functools.partial(encode, held_out=False), batch_format="pandas", batch_size=None)
     # Now, while workers are warm: Ray Train leaves none idle.
@@ -82,9 +73,38 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
         metrics=measure(truth, predicted, baseline),
         baseline=baseline,
         rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
-        left_out=left_out,
-        data=_lineage(request, said.digest),
+        left_out=learnt.left_out,
+        data=blocks_lineage(request, said.digest),
     )
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the blocks' sayings come to: all that must be known to encode and to fit."""
+
+    said: Said
+    target: Target
+    signature: Signature
+    problem: Problem
+    left_out: dict[str, str]
+
+
+def learn(sayings: Sequence[bytes], request: Request, threads: int) -> Learnt:
+    """Make the signature and the problem from what `say_block` said of each block."""
+    from registry import capture_signature
+
+    said = together([pickle.loads(saying) for saying in sayings])  # noqa: S301  (our own, from our own workers)
+    if said is None:
+        raise DataError(f"{request.table.source} has no rows with a target", hint="Check the target column.")
+    if said.nulls and not request.drop_null_target:
+        raise nulls_in_target(request.target, said.nulls, said.rows + said.nulls, [])
+    check_rows(said.rows, request.table.source)
+    target = find_target(said.target, request.task)
+    features, left_out = usable_features(said.features, request, said.training)
+    signature = capture_signature(
+        said.features[list(features)], target=request.target, target_values=said.target, task=target.task
+    )
+    return Learnt(said, target, signature, problem_of(signature, target, request, threads), left_out)
 
 
 def _score(
@@ -103,11 +123,11 @@ def _score(
     return np.concatenate([part["truth"] for part in parts]), np.concatenate([part["predicted"] for part in parts])
 
 
-def _lineage(request: Request, digest: str) -> dict[str, Any]:
+def blocks_lineage(request: Request, digest: str) -> dict[str, Any]:
+    """Say where the data came from; those that came in memory are told by what their blocks said."""
     from jobs.lineage import data_lineage
 
     source = request.table.lineage()
-    # Data that came in memory are told by what the blocks said: the values themselves are on other nodes.
     return data_lineage(source, ()) if source.get("files") else {**source, "fingerprint": digest}
 
 

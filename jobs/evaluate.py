@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
@@ -16,7 +18,7 @@ from jobs.columns import require_columns
 from jobs.metrics import measure
 from jobs.planner import Load, plan_scoring
 from jobs.predict import model_with_signature, typed
-from jobs.scoring import Job, score_here
+from jobs.scoring import Job, Scored, score_here
 from jobs.tables import open_table, to_frame
 from jobs.targets import Target, nulls_in_target
 
@@ -79,8 +81,6 @@ def evaluate_model(
     >>> evaluate_model(model_id, frame, config=config)["metrics"]["r2"] > 0.99
     True
     """
-    import numpy as np
-
     started = time.perf_counter()
     config = config or load_config()
     record, signature = model_with_signature(model_id, config)
@@ -96,21 +96,8 @@ def evaluate_model(
     plan = plan_scoring(Load(rows, size, peak, peak), distribute=False, config=config)
     target = Target(signature.task, "of the model", signature.classes)
     job = Job(record.model_id, (name,), signature.classes is not None, batch_size, config)
-    truths, given, nulls = [], [], 0
-    for scored in score_here(table, job, plan.threads):
-        values = to_frame(scored.keys)[name]
-        there = values.notna().to_numpy()
-        nulls += int((~there).sum())
-        truths.append(_truth(values[there], target))
-        predicted = scored.probabilities if scored.probabilities is not None else scored.predictions
-        given.append(predicted[there])
-    count = sum(len(truth) for truth in truths)
-    if nulls and not drop_null_target:
-        raise nulls_in_target(name, nulls, count + nulls, [])
-    if not count:
-        raise DataError(f"{table.source} has no rows with a target {name!r} to measure on")
-    truth = np.concatenate(truths)
-    metrics = measure(truth, np.concatenate(given), _baseline(record, truth, target))
+    parts = [compare(scored, name, target) for scored in score_here(table, job, plan.threads)]
+    count, nulls, metrics = measure_parts(parts, record, target, name, table.source, drop_null_target=drop_null_target)
     seconds = round(time.perf_counter() - started, 4)
     logger.info("model=%s rows=%d seconds=%.2f metrics=%s", record.model_id, count, seconds, metrics)
     return {
@@ -123,6 +110,40 @@ def evaluate_model(
         "plan": plan.summary(),
         "seconds": {"total": seconds},
     }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Of some rows: the target as it is measured, what the model gives, and how many rows have no target."""
+
+    truth: npt.NDArray[Any]
+    given: npt.NDArray[Any]
+    nulls: int
+
+
+def compare(scored: Scored, name: str, target: Target) -> Compared:
+    """Put what was scored beside its target, which was carried along as a key."""
+    values = to_frame(scored.keys)[name]
+    there = values.notna().to_numpy()
+    predicted = scored.probabilities if scored.probabilities is not None else scored.predictions
+    return Compared(_truth(values[there], target), predicted[there], int((~there).sum()))
+
+
+def measure_parts(
+    parts: Sequence[Compared], record: ModelRecord, target: Target, name: str, source: str, *, drop_null_target: bool
+) -> tuple[int, int, dict[str, float]]:
+    """Return the number of rows measured, of those without a target, and the metrics."""
+    import numpy as np
+
+    count, nulls = sum(len(part.truth) for part in parts), sum(part.nulls for part in parts)
+    if nulls and not drop_null_target:
+        raise nulls_in_target(name, nulls, count + nulls, [])
+    if not count:
+        raise DataError(f"{source} has no rows with a target {name!r} to measure on")
+    some = [part for part in parts if len(part.truth)]
+    truth = np.concatenate([part.truth for part in some])
+    given = np.concatenate([part.given for part in some])
+    return count, nulls, measure(truth, given, _baseline(record, truth, target))
 
 
 def _truth(values: pd.Series[Any], target: Target) -> npt.NDArray[Any]:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # A batch is held a few times over: as read, as a frame, as the matrix, as written; and so are those read ahead.
 _COPIES = 8
-_PREDICTION = "prediction"
+PREDICTION = "prediction"
 
 
 def predict_batch(
@@ -108,7 +108,7 @@ def predict_batch(
     require_columns(signature.feature_names, table.columns, table.source, "feature")
     require_columns(key_columns or (), table.columns, table.source, "key")
     keys = tuple(dict.fromkeys(key_columns or ()))
-    names = _names(signature, proba=proba)
+    names = prediction_names(signature, proba=proba)
     taken = sorted({*names, "model_id"} & set(keys))
     if taken:
         raise DataError(f"the key column {taken[0]!r} has the name of a result", hint="Rename the column.")
@@ -117,7 +117,7 @@ def predict_batch(
     scored = score_here(table, job, plan.threads) if plan.mode == "single" else score_in_tasks(table, job, plan.workers)
     if output is None:
         index = data.index if isinstance(table, FrameTable) else None  # type: ignore[attr-defined]  # it is a frame
-        return _collect(scored, names, index)
+        return collect(scored, names, index)
     with parquet_output(output, config) as file:
         for part in ahead(_written(scored, names, record.model_id)):
             file.write(part)
@@ -158,8 +158,9 @@ def typed(table: Table, signature: Signature) -> Table:
     return table.expecting(kinds)
 
 
-def _names(signature: Signature, *, proba: bool) -> list[str]:
-    return [_PREDICTION, *(f"probability_{label}" for label in (signature.classes or ()) if proba)]
+def prediction_names(signature: Signature, *, proba: bool) -> list[str]:
+    """Return the names of the columns that scoring adds."""
+    return [PREDICTION, *(f"probability_{label}" for label in (signature.classes or ()) if proba)]
 
 
 def _plan(
@@ -173,16 +174,15 @@ def _plan(
     return plan_scoring(Load(rows, size, peak, peak), distribute=distributed, config=config)
 
 
-def _collect(scored: Iterator[Scored], names: list[str], index: pd.Index[Any] | None) -> pd.Series[Any] | pd.DataFrame:
+def collect(scored: Iterator[Scored], names: list[str], index: pd.Index[Any] | None) -> pd.Series[Any] | pd.DataFrame:
+    """Join scored parts into what `predict_batch` returns."""
     import numpy as np
     import pandas as pd
 
     parts = list(scored)
     predictions = np.concatenate([part.predictions for part in parts]) if parts else np.empty(0)
     # No dtype given: text becomes pandas' text, as in the frame that was trained on.
-    result = pd.DataFrame(
-        {_PREDICTION: pd.Series(predictions.tolist() if predictions.dtype == object else predictions)}
-    )
+    result = pd.DataFrame({PREDICTION: pd.Series(predictions.tolist() if predictions.dtype == object else predictions)})
     if len(names) > 1 and parts:
         values = np.concatenate([part.probabilities for part in parts if part.probabilities is not None])
         result = result.assign(**dict(zip(names[1:], values.T, strict=True)))
@@ -191,7 +191,7 @@ def _collect(scored: Iterator[Scored], names: list[str], index: pd.Index[Any] | 
         result = pd.concat([keys, result], axis=1)
     if index is not None:
         result.index = index
-    return result[_PREDICTION] if len(result.columns) == 1 else result
+    return result[PREDICTION] if len(result.columns) == 1 else result
 
 
 def _written(scored: Iterator[Scored], names: list[str], model_id: str) -> Iterator[pa.Table]:

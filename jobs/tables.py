@@ -92,6 +92,13 @@ def open_table(data: object, config: Config) -> Table:
         from jobs.ray_dataset import DatasetTable
 
         return DatasetTable(data)
+    if kind == "jobs.DaskTable":
+        return cast("Table", data)
+    if kind == "dask.DataFrame":
+        raise DataError(
+            "a Dask DataFrame is computed by a cluster, and none was named",
+            hint="Use dask_bridge.get_ml_tasks(), whose methods take it; or give frame.compute().",
+        )
     raise DataError(
         f"cannot read a table from a {type(data).__module__}.{type(data).__name__}",
         hint="Give a pandas DataFrame, a pyarrow Table, a Ray Dataset, or the URI of a CSV or Parquet file.",

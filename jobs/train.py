@@ -13,6 +13,7 @@ from typing import Any
 
 from compute import Config, load_config
 from jobs.columns import choose_features
+from jobs.dask_table import DaskTable
 from jobs.families import find_family
 from jobs.fitting import Clock, Fitted, Request, fit_here
 from jobs.legacy import check_engine, with_engine
@@ -150,6 +151,10 @@ def train_model(
         fitted = fit_here(request, plan, clock)
     elif plan.mode == "single":
         fitted = fit_here(request, plan, clock)
+    elif isinstance(table, DaskTable):
+        from jobs.dask_training import fit_over_dask
+
+        fitted = fit_over_dask(request, table, plan, clock)
     else:
         from jobs.distributed import fit_over_cluster
 
@@ -159,6 +164,8 @@ def train_model(
 
 def _plan(request: Request, distribute: bool | None, num_workers: int | None, config: Config) -> Plan:
     table, family = request.table, request.family
+    if isinstance(table, DaskTable) and family.distributes and distribute is not False:
+        return table.plan(num_workers)
     count = len(request.features)
     size = table.size([*request.features, request.target])
     # Without a count (CSV): eight bytes a cell.

@@ -20,7 +20,7 @@ def test_a_tested_version_is_taken(found: str) -> None:
 
 @pytest.mark.parametrize("found", ["2024.11.0", "2026.7.1", "2026.9.0", "2027.1", "1!2026.8.0"])
 def test_another_one_is_named_with_the_range(found: str) -> None:
-    with pytest.raises(BackendUnavailable, match="distributed .* is installed on the scheduler") as caught:
+    with pytest.raises(BackendUnavailable, match=r"distributed .* is installed on the scheduler") as caught:
         check_version("distributed", found, "on the scheduler")
     assert found in str(caught.value)
     assert TESTED in str(caught.value)
