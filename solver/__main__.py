@@ -28,7 +28,7 @@ _SHOWN = 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m solver", description=__doc__)
-    parser.add_argument("file", type=Path, help="a program: .mps, .qps, also .gz and .xz")
+    parser.add_argument("file", type=Path, help="a program: .mps, .qps, .lp, .opb, .cnf; also .gz and .xz")
     parser.add_argument("--time-limit", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument("--gap", type=float, default=1e-4, help="relative, for whole numbers; default: 1e-4")
     parser.add_argument("--threads", type=int, default=1)

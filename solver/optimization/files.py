@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from compute.errors import InvalidField, PayloadTooLarge, UnsupportedFormat
+from solver.optimization.boolean import read_cnf, read_opb
+from solver.optimization.lp_format import read_lp
 from solver.optimization.mps import read_mps
 from solver.optimization.program import Program
 
 LIMIT = 512 * 2**20
 """Bytes of a file, unpacked."""
 
-_READERS: Mapping[str, Callable[[Iterable[str]], Program]] = {".mps": read_mps, ".qps": read_mps}
+_READERS: Mapping[str, Callable[[Iterable[str]], Program]] = {
+    ".mps": read_mps,
+    ".qps": read_mps,
+    ".lp": read_lp,
+    ".opb": read_opb,
+    ".cnf": read_cnf,
+}
 _PACKED: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
@@ -27,7 +35,7 @@ def read_program(path: Path, limit: int = LIMIT) -> Program:
     Parameters
     ----------
     path : Path
-        Its name ends in ``.mps`` or ``.qps``, perhaps followed by ``.gz`` or ``.xz``.
+        Its name ends in ``.mps``, ``.qps``, ``.lp``, ``.opb`` or ``.cnf``, perhaps followed by ``.gz`` or ``.xz``.
     limit : int
         Bytes that it may have, unpacked.
 

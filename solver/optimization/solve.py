@@ -53,6 +53,7 @@ def solve_program(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from solver.optimization.program import make_program
     >>> program = make_program(
     ...     linear=np.array([3.0, 2.0]), lower=np.zeros(2), upper=np.full(2, np.inf), integer=np.zeros(2, bool),
