@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -118,6 +119,7 @@ def in_a_process(config: Config, notes: Path, seed: int, rounds: int, done: Barr
     )
     work(Client(catalog, notes.name, notes), seed, lambda number: number == rounds)
     done.wait(800)
+    time.sleep(config.storage.staleness)  # for so long, what the others wrote last may be missed
     notes.with_suffix(".state").write_text(json.dumps(state_of(catalog)))
 
 
