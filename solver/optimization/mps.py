@@ -18,6 +18,8 @@ from solver.optimization.program import Program, make_program
 
 _REFUSED = {
     "SOS": "special ordered sets",
+    "SOS1": "special ordered sets",
+    "SOS2": "special ordered sets",
     "SETS": "special ordered sets",
     "QCMATRIX": "quadratic constraints",
     "CSECTION": "cones",
@@ -34,9 +36,10 @@ _WITHOUT_VALUE = ("FR", "MI", "PL", "BV")
 def read_mps(lines: Iterable[str]) -> Program:
     """Return the program that the lines of an MPS or QPS file describe.
 
-    Integer variables without bounds are not negative and have no upper bound, as HiGHS, SCIP and Gurobi have it. Names
-    with spaces are read where the file keeps to the columns of fixed MPS. What is given twice counts as given last, and
-    is told in the notes.
+    A column between integer markers for which BOUNDS has nothing is 0 or 1, and the notes say so: the format leaves it
+    open, and HiGHS, SCIP and OR-Tools read it like this. Names with spaces are read where the file keeps to the columns
+    of fixed MPS. Coefficients of one place are added up; of bounds, right-hand sides and ranges that are given twice
+    the last counts, and the notes say so.
 
     Raises
     ------
@@ -244,7 +247,7 @@ class _Reader:
         if above is not None:
             self._once(self.upper, column, above, f"the upper bound of {name!r}")
             if kind in ("UP", "UI") and above < 0 and column not in self.lower:
-                # An upper bound below zero leaves no lower one, by the convention that most readers keep.
+                # As CPLEX, Gurobi and SAS have it; HiGHS and SCIP keep 0 below it, and so find no solution.
                 self.lower[column] = -math.inf
                 self._note(f"line {self.number}: {name!r} has a negative upper bound and no lower one: it has none")
 
@@ -325,6 +328,10 @@ class _Reader:
         lower, upper = np.zeros(width), np.full(width, np.inf)
         for target, given in ((lower, self.lower), (upper, self.upper)):
             target[list(given)] = list(given.values())
+        open_ended = [n for n, whole in enumerate(self.whole) if whole and n not in self.lower and n not in self.upper]
+        if open_ended:
+            upper[open_ended] = 1.0
+            self._note(f"of the integer columns, {len(open_ended)} are not in BOUNDS: they are 0 or 1")
         side = np.zeros(height)
         side[list(self.sides)] = list(self.sides.values())
         kinds = np.array(self.kinds, "U1")
