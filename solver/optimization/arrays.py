@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compute.errors import InvalidField
-from solver.optimization.program import Floats, Integers, Program, make_program
+from solver.optimization.program import MAX_NONZEROS, Floats, Integers, Program, make_program
 
 _KEYS: Mapping[str, Sequence[str]] = {
     "model": ("name", "variables", "objective", "linear_constraints", "linear_constraint_matrix"),
@@ -100,8 +101,9 @@ def _count(section: Mapping[str, Any], path: str, also: Mapping[str, object]) ->
     """Return how many variables or constraints there are, by whatever says so."""
     if section.get("count") is not None:
         count = section["count"]
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            _refuse(f"{path}.count", f"is {count!r:.80}", "It is a whole number.")
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_NONZEROS:
+            # Scalars become arrays of this length: it must not be any.
+            _refuse(f"{path}.count", f"is {count!r:.80}", f"It is a whole number up to {MAX_NONZEROS:,}.")
         return int(count)
     fields = {f"{path}.{key}": value for key, value in section.items()} | dict(also)
     for field, value in fields.items():
@@ -234,7 +236,7 @@ def _names(section: Mapping[str, Any], path: str, count: int) -> tuple[str, ...]
         _refuse(f"{path}.names", "is no array of texts", "")
     _check_length(names, f"{path}.names", count)
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         _refuse(f"{path}.names", f"has {twice[:80]!r} twice", "")
     return tuple(names)
 

@@ -11,6 +11,7 @@ import difflib
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -79,7 +80,7 @@ def read_expressions(model: Mapping[str, Any]) -> Program:
         names.append(label[1] if label else f"c{number}")
         rows.append(_Reader(label[2] if label else text, path, places).comparison())
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         _refuse("expressions.subject_to", f"has the name {twice[:80]!r} twice", "")
     entries = [(row, places[key[0]], value) for row, (left, _, _) in enumerate(rows) for key, value in left.items()]
     linear = np.zeros(len(places))
@@ -206,7 +207,7 @@ class _Reader:
             return {(): float(value)}
         if isinstance(node, ast.Name):
             if node.id not in self._names:
-                close = difflib.get_close_matches(node.id, self._names, 3)
+                close = difflib.get_close_matches(node.id, [*self._names][:1000], 3)
                 meant = f"; did you mean {' or '.join(close)}?" if close else ""
                 self._wrong(node, f"one of the variables{meant}")
             return {(node.id,): 1.0}
