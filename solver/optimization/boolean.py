@@ -13,7 +13,9 @@ from compute.errors import InvalidField
 from solver.optimization.builder import Builder
 from solver.optimization.program import MAX_VARIABLES, Program
 
-_WEIGHT = re.compile(r"[+-]?\d{1,300}")
+_WEIGHT = re.compile(r"[+-]?[0-9]{1,300}")
+_SIGNS = re.compile(r"(>=|<=|=|\b(?:min|max|soft):)")
+_EXACT = 2**53
 _LITERAL = re.compile(r"~?[A-Za-z]\w*")
 
 Terms = list[tuple[str, float]]
@@ -31,12 +33,15 @@ def read_opb(lines: Iterable[str]) -> Program:
     builder, statement, line = Builder(), "", 0
     begun = False
     for line, text in enumerate(lines, start=1):
-        if text.startswith("*"):
+        if text.lstrip().startswith("*"):
             continue
         statement += " " + text.strip()
         while ";" in statement:
             whole, statement = statement.split(";", 1)
-            words = whole.split()
+            # No spaces are needed around these.
+            words = _SIGNS.sub(r" \1 ", whole).split()
+            if words[:1] == ["soft:"]:
+                _refuse("OPB", line, "it has soft constraints, which are not taken")
             if words[:1] in (["min:"], ["max:"]):
                 if begun:
                     _refuse("OPB", line, "the objective comes first, and once")
@@ -64,7 +69,7 @@ def read_cnf(lines: Iterable[str]) -> Program:
     announced: tuple[int, int] | None = None
     for line, text in enumerate(lines, start=1):
         words = text.split()
-        if not words or words[0] == "c":
+        if not words or words[0].startswith("c"):
             continue
         if words[0] == "%":  # how some collections end
             break
@@ -101,7 +106,7 @@ def _relation(builder: Builder, words: list[str], line: int) -> None:
     if place is None or place != len(words) - 2 or not _WEIGHT.fullmatch(words[-1]):
         _refuse("OPB", line, f"expected >=, <= or = and a whole number at the end of {' '.join(words)[:60]!r}")
     terms, constant = _sum(builder, words[:place], line)
-    side, sense = float(int(words[-1])) - constant, words[place]
+    side, sense = _whole(words[-1], line) - constant, words[place]
     builder.add(terms, float("-inf") if sense == "<=" else side, float("inf") if sense == ">=" else side)
 
 
@@ -112,7 +117,7 @@ def _sum(builder: Builder, words: list[str], line: int) -> tuple[Terms, float]:
     while place < len(words):
         if not _WEIGHT.fullmatch(words[place]):
             _refuse("OPB", line, f"expected a weight, found {words[place][:40]!r}")
-        weight = float(int(words[place]))
+        weight = _whole(words[place], line)
         place += 1
         literals = []
         while place < len(words) and _LITERAL.fullmatch(words[place]):
@@ -130,6 +135,13 @@ def _sum(builder: Builder, words: list[str], line: int) -> tuple[Terms, float]:
         else:
             terms.append((literals[0], weight))
     return terms, constant
+
+
+def _whole(word: str, line: int) -> float:
+    value = int(word)
+    if abs(value) > _EXACT:
+        _refuse("OPB", line, f"{word[:40]} is beyond 2**53, up to which whole numbers are exact here")
+    return float(value)
 
 
 def _product(builder: Builder, literals: list[str]) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 
 from solver.optimization.program import Program, make_program
 
+MAX_NOTES = 20
+
 
 class Builder:
     """A program in the making.
@@ -32,6 +34,7 @@ class Builder:
         self.maximize = False
         self.offset = 0.0
         self.notes: list[str] = []
+        self._noted = 0
         self._entries: tuple[list[int], list[int], list[float]] = ([], [], [])
         self._sides: list[tuple[float, float]] = []
         self._names: list[str] = []
@@ -57,15 +60,28 @@ class Builder:
             columns.append(self.place(variable))
             values.append(value)
         self._sides.append((low, high))
-        self._names.append(name or f"c{row}")
+        self._names.append(name)
+
+    def note(self, text: str) -> None:
+        """Say something of what was read; of many such, the first and how many there are."""
+        self._noted += 1
+        if self._noted <= MAX_NOTES:
+            self.notes.append(text)
 
     def program(self, name: str = "") -> Program:
         """Return the program that was collected."""
         linear = np.zeros(len(self.lower))
         for variable, value in self.objective:
             linear[self.places[variable]] += value
+        more = self._noted - len(self.notes)
         rows, columns, values = self._entries
-        quadratic = self.quadratic
+        quadratic, given = self.quadratic, set(self._names)
+        for row, label in enumerate(self._names):
+            if not label:
+                label = f"c{row}"
+                while label in given:
+                    label = f"_{label}"
+                self._names[row] = label
         return make_program(
             linear=linear,
             lower=np.array(self.lower, np.float64),
@@ -86,5 +102,5 @@ class Builder:
             name=name,
             variables=tuple(self.places),
             constraints=tuple(self._names),
-            notes=tuple(self.notes),
+            notes=(*self.notes, *([f"and {more} more"] if more else [])),
         )

@@ -31,7 +31,7 @@ _REFUSED = {
 _FIRST = r"[A-Za-z!\"#$%&(),;?@_'`{}~]"
 _TOKEN = re.compile(
     rf"""\s*(?:
-      (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![A-Za-df-z_]))
+      (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
     | (?P<sense><=|=<|>=|=>|<|>|=)
     | (?P<sign>[-+*/^:\[\]])
     | (?P<name>{_FIRST}[A-Za-z0-9!\"#$%&(),.;?@_'`{{}}~|]*(?:\[[A-Za-z0-9_,.]*\])*)
@@ -82,6 +82,8 @@ class _Reader:
         self._tokens: list[_Token] = []
         self._next = 0
         self._program = Builder()
+        self._named: set[str] = set()
+        self._bounded: set[tuple[int, str]] = set()
 
     def read(self) -> Program:
         take: dict[str, Callable[[], None]] = {
@@ -122,7 +124,11 @@ class _Reader:
             self._refuse("a sign, or the next section")
 
     def _constraint(self) -> None:
-        name = self._name()
+        line, name = self._peek().line, self._name()
+        if name in self._named:
+            _wrong(line, f"it names the constraint {name[:60]!r} again")
+        if name:
+            self._named.add(name)
         left, constant = self._expression()
         sense = self._sense()
         if left:
@@ -271,9 +277,13 @@ class _Reader:
 
     def _limit(self, place: int, sense: str, value: float) -> None:
         program = self._program
+        sides = {(place, side) for side in ("<>" if sense == "=" else sense)}
+        if sides & self._bounded:
+            program.note(f"line {self._tokens[self._next - 1].line}: a bound is given again, and this one counts")
+        self._bounded |= sides
         if sense in "<=":
             if value < 0 and program.lower[place] == 0 and sense == "<":
-                program.notes.append(f"an upper bound of {value:g} leaves the lower bound 0 of a variable")
+                program.note(f"an upper bound of {value:g} leaves the lower bound 0 of a variable")
             program.upper[place] = value
         if sense in ">=":
             program.lower[place] = value

@@ -175,6 +175,27 @@ def test_what_is_wrong_in_an_lp_file_is_told_by_its_line(change: tuple[str, str]
         read_lp(LP.replace(*change, 1).splitlines())
 
 
+def test_the_lp_format_as_others_write_it() -> None:
+    lines = ["min", " 2x + 3 y", "st", "c1: 2e1x + y >= 1", " y <= 5", "bounds", " x <= 3", " x <= 4", "semi", "end"]
+    program = read_lp(lines)
+    assert (program.linear.tolist(), program.matrix.values.tolist()) == ([2.0, 3.0], [20.0, 1.0, 1.0])
+    # Constraints without a name get one that is not taken.
+    assert program.constraints == ("c1", "_c1")
+    assert (program.upper[0], program.notes) == (4.0, ("line 8: a bound is given again, and this one counts",))
+    with pytest.raises(InvalidField, match=r"line 5 .*names the constraint 'c1' again"):
+        read_lp([*lines[:4], "c1: x >= 0", "end"])
+
+
+def test_of_many_notes_the_first_are_there() -> None:
+    program = read_lp(["min", " x", "st", " x >= 1", "bounds", *[f" x <= {number}" for number in range(30)], "end"])
+    assert (len(program.notes), program.notes[-1]) == (21, "and 9 more")
+
+
+def test_opb_needs_no_spaces_around_its_signs() -> None:
+    program = read_opb(["  * a comment", "min:+1 x1 +2 ~x2;", "+1 x1 +1 x2>=1;+1 x1<=1;"])
+    assert (program.offset, program.row_lower.tolist(), program.row_upper.tolist()) == (2, [1, -np.inf], [np.inf, 1])
+
+
 @pytest.mark.parametrize(("file", "optimum"), [("normalized-mds_10_4_3.opb", 2.0), ("bart10.shuffled.cnf", 0.0)])
 def test_boolean_questions_have_their_published_answers(file: str, optimum: float) -> None:
     solution = solve_program(read_program(INSTANCES / file), Options(time_limit=60))
@@ -207,6 +228,8 @@ def test_products_and_negations_mean_what_they_say() -> None:
         (read_cnf, ["p cnf 99999999999 1"], r"variables are more than"),
         (read_opb, ["min: 1 x1;", "+1 x1 >= 1"], r"the file is cut off after"),
         (read_opb, ["+1 x1 > 1;"], r"expected >=, <= or ="),
+        (read_opb, [f"+{2**53 + 1} x1 >= 1;"], r"beyond 2\*\*53"),
+        (read_opb, ["soft: 6;", "[2] +1 x1 >= 1;"], r"line 1 .*soft constraints, which are not taken"),
         (read_opb, ["+1 >= 1;"], r"expected a literal after a weight"),
         (read_opb, ["+1 x1 >= 1;", "min: 1 x1;"], r"the objective comes first, and once"),
     ],
@@ -291,6 +314,7 @@ def test_arrays_of_every_form_are_the_same_program() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"linear_constraints__count": 10**12}, "model.linear_constraints.count"),
         ({"variables__lower_bounds": [0]}, "model.variables.lower_bounds"),
         ({"variables__names": ["x", "x"]}, "model.variables.names"),
         ({"variables__integers": 1}, "model.variables.integers"),
