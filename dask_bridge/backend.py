@@ -189,11 +189,11 @@ class DaskBackend:
 
     def fetch(self, payload: Any) -> Any:
         """Get a large result from the worker that holds it."""
-        import asyncio
+        from concurrent.futures import CancelledError
 
         try:
             return payload.result()
-        except (OSError, RuntimeError, asyncio.CancelledError) as error:
+        except (OSError, RuntimeError, CancelledError) as error:
             raise WorkerLost(
                 f"the result was lost with the worker that kept it ({type(error).__name__}: {error})",
                 hint="Submit the task again.",

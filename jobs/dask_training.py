@@ -121,13 +121,15 @@ def _fit_lightgbm(client: Any, parts: list[Any], problem: Problem) -> Any:
     from jobs.family_lightgbm import booster_params, dataset_options
 
     rounds, params = booster_params(problem)
-    params.pop("num_class", None)  # which the estimator sees
+    # The estimator sees the classes, and Dask the threads of each worker.
+    ignored = {"num_class"} | _ConfigAliases.get("num_threads")
+    params = {name: value for name, value in params.items() if name not in ignored}
     make = lightgbm.DaskLGBMRegressor if problem.target.classes is None else lightgbm.DaskLGBMClassifier
     # The estimator has names of its own for some parameters, and defaults that would stand beside ours.
     for name in make().get_params():
         for alias in _ConfigAliases.get(name) & params.keys():
             params[name] = params.pop(alias)
-    model = make(n_estimators=rounds, client=client, **{**params, "n_jobs": problem.threads})
+    model = make(n_estimators=rounds, client=client, **params)
     options = dataset_options(problem)
     model.fit(_array(parts, "matrix", len(problem.columns)), _array(parts, "target", None), **options)
     return model.booster_

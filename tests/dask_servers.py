@@ -25,7 +25,7 @@ class DaskServers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.port = server.getsockname()[1]
         self.address = f"tcp://127.0.0.1:{self.port}"
@@ -45,7 +45,7 @@ class DaskServers:
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         """Start a nanny and its worker; gives the nanny."""
-        options = ("--host=127.0.0.1", "--nthreads=1", "--no-dashboard", f"--local-directory={self._folder}")
+        options = ("--host=127.0.0.1", "--nthreads=1", "--no-dashboard", f"--local-directory={self.folder}")
         self.nannies.append(self._start("worker", self.address, *options))
         return self.nannies[-1]
 
@@ -64,10 +64,10 @@ class DaskServers:
 
     def log(self) -> str:
         """What they wrote."""
-        return (self._folder / "log").read_text(errors="replace")
+        return (self.folder / "log").read_text(errors="replace")
 
     def _start(self, command: str, *options: str) -> subprocess.Popen[bytes]:
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "dask", command, *options], stdout=log, stderr=log, start_new_session=True
             )
