@@ -140,7 +140,9 @@ class _Reader:
         if not self.spaced:
             return words
         fields = [line[1:3], line[4:12], line[14:22], line[24:36], line[39:47], line[49:61]]
-        return [field.strip() for field in fields if field.strip()]
+        return [field.strip() for field in fields if field.strip()] or self._refuse(
+            f"is {line.strip()[:60]!r}", "expected fields in the columns of fixed MPS, as before in this file"
+        )
 
     def _known(self, row: str) -> bool:
         return row in self.rows or row == self.objective or row in self.ignored or row.strip("'").upper() == "MARKER"

@@ -124,6 +124,9 @@ def test_names_with_spaces_are_read_by_column() -> None:
     program = read_mps(text.splitlines())
     assert (program.variables, program.constraints) == (("COL 1",), ("ROW 1",))
     assert (program.linear[0], program.matrix.values[0], program.row_upper[0], program.upper[0]) == (1, 2, 8, 3)
+    outside = text.replace("BOUNDS\n", "BOUNDS\n" + " " * 62 + "3\n")
+    with pytest.raises(InvalidField, match=r"line 10 .*is '3': expected fields in the columns of fixed MPS"):
+        read_mps(outside.splitlines())
 
 
 @pytest.mark.parametrize(
