@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 RETURN = 60.0
 """Seconds that a scheduler may be away."""
 _LOOK = 0.1
+_COLLECT = 0.001
 
 
 class Link:
@@ -66,6 +67,8 @@ class Link:
         from dask_bridge.plugins import RunOnce, StopUnwanted
 
         known = self._client.scheduler_comm
+        # The client collects what it sends for ten milliseconds, for which every single task would wait.
+        known.interval = _COLLECT
         self._client.register_plugin(RunOnce())
         self._client.register_plugin(StopUnwanted())
         self._client.subscribe_topic(self._topic, self._listener)

@@ -7,6 +7,7 @@ inside functions.
 from __future__ import annotations
 
 import functools
+import warnings
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -131,5 +132,8 @@ def _fit_lightgbm(client: Any, parts: list[Any], problem: Problem) -> Any:
             params[name] = params.pop(alias)
     model = make(n_estimators=rounds, client=client, **params)
     options = dataset_options(problem)
-    model.fit(_array(parts, "matrix", len(problem.columns)), _array(parts, "target", None), **options)
+    with warnings.catch_warnings():
+        # Of the estimator's own default, whatever is given.
+        warnings.filterwarnings("ignore", "Parameter n_jobs will be ignored")
+        model.fit(_array(parts, "matrix", len(problem.columns)), _array(parts, "target", None), **options)
     return model.booster_

@@ -103,6 +103,10 @@ def test_models_on_a_dask_cluster(config: Config, dask_processes: str, model_typ
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("model_type", ["xgboost", "lightgbm"])
 def test_models_on_dask_on_ray(config: Config, ray_cluster: str, model_type: str) -> None:
     check(on(config, None), model_type, "delay", n_estimators=40)
