@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -52,7 +53,13 @@ def question(**source: object) -> dict[str, Any]:
 
 
 def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True) if "worker" in " ".join(child.cmdline())}
+    """The processes that solve, among all that this one has started; Ray's and others' come and go meanwhile."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "solver.optimization.worker" in child.cmdline():
+                found.add(child.pid)
+    return found
 
 
 # Published values
