@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from compute.config import Config, load_config
     from compute.connect import get_compute_manager
     from compute.manager import ComputeManager
+    from compute.progress import Progress, report_progress
     from compute.progress_bar import gather_with_bar
     from compute.sequences import distributed_filter, distributed_map, distributed_reduce
     from compute.states import TaskState
-    from compute.task import TaskStatus
+    from compute.task import TaskId, TaskStatus
     from compute.uris import check_uri
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Capacity",
     "ComputeManager",
     "Config",
+    "Progress",
+    "TaskId",
     "TaskState",
     "TaskStatus",
     "check_uri",
@@ -37,6 +40,7 @@ __all__ = [
     "gather_with_bar",
     "get_compute_manager",
     "load_config",
+    "report_progress",
 ]
 
 _HOMES = {
@@ -45,6 +49,8 @@ _HOMES = {
     "Capacity": "backend",
     "ComputeManager": "manager",
     "Config": "config",
+    "Progress": "progress",
+    "TaskId": "task",
     "TaskState": "states",
     "TaskStatus": "task",
     "check_uri": "uris",
@@ -55,6 +61,7 @@ _HOMES = {
     "gather_with_bar": "progress_bar",
     "get_compute_manager": "connect",
     "load_config": "config",
+    "report_progress": "progress",
 }
 
 

@@ -12,7 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compute.failures import take_apart
-from compute.wire import ERROR, INTERRUPTED, TIMED_OUT, UNSENDABLE, VALUE, Pickler, Reply, Slot, is_atom, loads
+from compute.progress import Reports
+from compute.wire import (
+    ERROR,
+    INTERRUPTED,
+    TIMED_OUT,
+    UNSENDABLE,
+    VALUE,
+    Pickler,
+    Reply,
+    ReplySlot,
+    Slot,
+    as_reply,
+    is_atom,
+    loads,
+)
 
 
 class Overdue(BaseException):
@@ -29,6 +43,7 @@ def run(
     nested: Sequence[Any],
     buffered: bool,
     pickler: Pickler,
+    send: Callable[[bytes], None],
     guard: Callable[[Callable[[], Any]], Any] | None = None,
 ) -> Reply:
     """Run one call.
@@ -39,6 +54,8 @@ def run(
         Of the `Call`, with the handles replaced by their values.
     pickler : Pickler
         The engine's.
+    send : callable
+        Takes what the function reports of its progress to the manager.
     guard : callable, optional
         Runs the function under a deadline; raises `Overdue` when it has passed.
 
@@ -49,6 +66,7 @@ def run(
     """
     started_at, clock = time.time(), time.perf_counter()
     code, result = VALUE, None
+    reports = Reports(send)
     try:
         function, args, kwargs = _read(body, lifted, nested, buffered)
         result = function(*args, **kwargs) if guard is None else guard(lambda: function(*args, **kwargs))
@@ -59,9 +77,13 @@ def run(
     except BaseException as error:  # noqa: BLE001  (the task's own failure: it goes to who asks for the result)
         code, result = ERROR, take_apart(error, pickler.dumps)
     seconds = time.perf_counter() - clock
-    if code == VALUE:
-        return _reply(result, started_at, seconds, pickler)
-    return Reply(code, started_at, seconds, result or b"")
+    told = reports.close()
+    reply = (
+        _reply(result, started_at, seconds, pickler)
+        if code == VALUE
+        else Reply(code, started_at, seconds, result or b"")
+    )
+    return reply._replace(reports=told) if told else reply
 
 
 def _read(body: bytes, lifted: Sequence[Any], nested: Sequence[Any], buffered: bool) -> Any:
@@ -70,8 +92,8 @@ def _read(body: bytes, lifted: Sequence[Any], nested: Sequence[Any], buffered: b
     else:
         buffers = lifted[-1] if buffered else ()
         blob, args, kwargs = loads(body, buffers, nested)
-        args = [lifted[value.number] if type(value) is Slot else value for value in args]
-        kwargs = {key: lifted[value.number] if type(value) is Slot else value for key, value in kwargs.items()}
+        args = [_take(value, lifted) for value in args]
+        kwargs = {key: _take(value, lifted) for key, value in kwargs.items()}
         if type(blob) is Slot:
             blob = lifted[blob.number]
     function = _functions.get(blob)
@@ -82,6 +104,15 @@ def _read(body: bytes, lifted: Sequence[Any], nested: Sequence[Any], buffered: b
         if len(_functions) > _FUNCTIONS:
             _functions.popitem(last=False)
     return function, args, kwargs
+
+
+def _take(value: Any, lifted: Sequence[Any]) -> Any:
+    if type(value) is Slot:
+        return lifted[value.number]
+    if type(value) is ReplySlot:
+        reply = as_reply(lifted[value.number])
+        return loads(reply.body, reply.buffers, reply.nested)
+    return value
 
 
 def _reply(value: Any, started_at: float, seconds: float, pickler: Pickler) -> Reply:

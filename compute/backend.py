@@ -45,13 +45,20 @@ class Outcome(NamedTuple):
     """How long the function ran."""
     held: bool = False
     """Whether the payload is still in the engine and has to be fetched."""
+    reports: bytes = b""
+    """What the attempt said of its progress: see `compute.progress`."""
 
 
 class Capabilities(NamedTuple):
-    """What an engine can do; the manager refuses what it cannot, instead of pretending."""
+    """What an engine can do; the manager refuses what it cannot, instead of pretending.
+
+    `dask_bridge.capabilities` makes the README's table of them.
+    """
 
     stops_running_tasks: bool = True
     """Whether a running task can be cancelled, and one that outlives its timeout be killed."""
+    holds_results: bool = False
+    """Whether large results stay with the engine until somebody asks for them."""
     queues: bool = False
     """Whether attempts beyond the capacity may be handed over: they wait in the engine, which saves a round trip."""
 
@@ -120,6 +127,9 @@ class Backend(Protocol):
 
     def started_at(self, attempt: Attempt) -> float | None:
         """Return when the attempt began to run, seconds since the epoch; None while it waits in the engine."""
+
+    def reports(self, attempt: Attempt) -> bytes:
+        """Return what an attempt under way has said of its progress so far; may be a moment old."""
 
     def fetch(self, payload: Any) -> Any:
         """Return the payload of an outcome that was ``held``."""

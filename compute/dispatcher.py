@@ -6,18 +6,21 @@ submits when nothing waits; what waits is handed over by one thread, which sleep
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from compute.backend import Attempt, Backend, Capacity, Ending, Outcome
 from compute.durations import Durations
 from compute.errors import (
     CapabilityMissing,
     ComputeError,
+    DependencyFailed,
     NotSerializable,
     ResourcesUnavailable,
     TaskCancelled,
@@ -29,8 +32,9 @@ from compute.resources import Limits, Resources
 from compute.retry import pause
 from compute.states import TaskState
 from compute.table import TaskTable
-from compute.task import Latch, Task
+from compute.task import Latch, Task, Watcher
 from compute.waiting import Usage, WaitingQueue
+from compute.wire import Awaited
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,7 @@ class Dispatcher:
         self._timers: list[tuple[float, int, Callable[[], Attempt | None]]] = []
         self._numbers = itertools.count()
         self._inbox: list[tuple[Task, Outcome]] = []
+        self._supplied: list[Task] = []
         self._wake = threading.Condition(self.lock)
         self._poked = False
         self._closed = False
@@ -91,8 +96,8 @@ class Dispatcher:
 
     # Called by the manager
 
-    def add(self, task: Task) -> None:
-        """Take a task in, and hand it over at once if nothing waits and it fits."""
+    def add(self, task: Task, dependencies: Sequence[Task] = ()) -> None:
+        """Take a task in, and hand it over at once if it waits for no other, nothing waits and it fits."""
         task.estimate = self._durations.estimate(task.function, task.need)
         with self.lock:
             if self._closed:
@@ -100,6 +105,14 @@ class Dispatcher:
             self._table.add(task)
             if self._metrics is not None:
                 self._metrics.submitted += 1
+            if dependencies:
+                task.missing = len(dependencies)
+                for other in dependencies:
+                    if other.state.finished:
+                        self._supply(task, other)
+                    else:
+                        other.dependents.append(task)
+                return
             fits = self._usage.fits(task.need, task.estimate)
             if len(self._waiting) or not fits:
                 self._enqueue(task)
@@ -148,7 +161,16 @@ class Dispatcher:
                 task.latches = (*task.latches, (latch, first_failure))
             return latch
 
-    def unwatch(self, tasks: Iterable[Task], latch: Latch) -> None:
+    def watch_each(self, tasks: Iterable[Task], watcher: Watcher) -> None:
+        """Have the watcher hear of each task as it ends, or now when it has."""
+        with self.lock:
+            for task in tasks:
+                if task.state.finished:
+                    watcher.hit(task)
+                else:
+                    task.latches = (*task.latches, (watcher, False))
+
+    def unwatch(self, tasks: Iterable[Task], latch: Watcher) -> None:
         """Let go of a latch that was given up waiting for."""
         with self.lock:
             for task in tasks:
@@ -189,6 +211,7 @@ class Dispatcher:
     def _begin(self, task: Task) -> Attempt:
         task.attempts += 1
         task.queued = False
+        task.reports = b""
         need = task.need
         attempt = Attempt(
             f"{task.task_id}/{task.attempts}",
@@ -297,8 +320,23 @@ class Dispatcher:
         failed = state is not TaskState.SUCCEEDED
         for latch, first_failure in task.latches:
             # A weight that opens any latch, however many it still waits for.
-            latch.hit(2**31 if failed and first_failure else 1)
+            latch.hit(task, 2**31 if failed and first_failure else 1)
         task.latches = ()
+        for dependent in task.dependents:
+            self._supply(dependent, task)
+        task.dependents = []
+
+    def _supply(self, task: Task, other: Task) -> None:
+        """Give a task the outcome of one that it waits for; what becomes of it then is for the thread to do."""
+        task.missing -= 1
+        if other.state is TaskState.SUCCEEDED and other.outcome is not None:
+            task.inputs[other.task_id] = other.outcome
+        elif task.culprit is None:
+            # Of a whole chain the first one; a copy, since the outcome of the original may be forgotten.
+            task.culprit = other.culprit or copy.copy(other)
+        if not task.missing or task.culprit is not None:
+            self._supplied.append(task)
+            self._poke()
 
     def _after(self, seconds: float, action: Callable[[], Attempt | None]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), action))
@@ -345,6 +383,7 @@ class Dispatcher:
             usage = self._usage
             usage.give(task.need, task.estimate)
             task.attempt = None
+            task.reports = outcome.reports or task.reports
             if outcome.seconds is not None:
                 self._durations.note(task.function, outcome.seconds)
             if task.state.finished:
@@ -382,7 +421,10 @@ class Dispatcher:
                 if self._closed:
                     return
                 inbox, self._inbox = self._inbox, []
+                supplied, self._supplied = self._supplied, []
             try:
+                for task in supplied:
+                    self._begin_waiting(task)
                 for task, outcome in inbox:
                     self._judge(task, outcome)
                 self._look_after(time.monotonic())
@@ -418,6 +460,49 @@ class Dispatcher:
     def _fits(self, task: Task) -> bool:
         task.estimate = self._durations.estimate(task.function, task.need)
         return self._usage.fits(task.need, task.estimate)
+
+    def _begin_waiting(self, task: Task) -> None:
+        """Put a task in line whose inputs have come, or end it because one never will."""
+        error: ComputeError | None = None
+        if task.culprit is not None:
+            other = task.culprit
+            error = DependencyFailed(
+                f"the task {task.task_id} ({task.label}) needs the result of the task {other.task_id} "
+                f"({other.label}), which ended as {other.state}",
+                hint="Its own error is the cause of this one.",
+                context={"task_id": task.task_id, "dependency": other.task_id},
+            )
+        else:
+            try:
+                lifted = tuple(
+                    self._lend(task.inputs[value.task_id]) if type(value) is Awaited else value
+                    for value in task.payload.lifted
+                )
+            except Exception as problem:  # noqa: BLE001  (whatever the engine says: the task must not hang)
+                error = WorkerLost(
+                    f"the inputs of the task {task.task_id} ({task.label}) could not be handed over "
+                    f"({type(problem).__name__}: {problem})",
+                    context={"task_id": task.task_id},
+                )
+        with self.lock:
+            if task.state.finished:
+                return
+            task.inputs = {}
+            if error is not None:
+                self._finish(task, TaskState.FAILED, error=error)
+                return
+            task.payload = task.payload._replace(lifted=lifted)
+            self._enqueue(task)
+
+    def _lend(self, outcome: Outcome) -> Any:
+        """Return what brings a result to a worker: where the engine holds it, it does not pass through here."""
+        reply = outcome.payload
+        if outcome.held:
+            return reply
+        reply = reply._replace(reports=b"")
+        if not reply.buffers:
+            return reply
+        return self._backend.put(reply._replace(buffers=[bytes(memoryview(buffer)) for buffer in reply.buffers]))
 
     def _judge(self, task: Task, outcome: Outcome) -> None:
         """Repeat a task that raised one of the exceptions it is to be repeated for."""

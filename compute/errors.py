@@ -198,6 +198,12 @@ class WorkerLost(TaskFailed):
     code, status, title = "worker-lost", 500, "The worker was lost"
 
 
+class DependencyFailed(ComputeError):
+    """A task whose result is an argument of this one did not succeed; its own error is the cause."""
+
+    code, status, title = "dependency-failed", 424, "A task that this one waits for failed"
+
+
 class TaskCancelled(ComputeError):
     """The task was cancelled."""
 

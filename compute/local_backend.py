@@ -24,7 +24,7 @@ from typing import Any
 from compute.autoscale import Autoscale
 from compute.backend import Attempt, Capabilities, Capacity, Ending, Outcome
 from compute.config import Scaling
-from compute.local_worker import READY
+from compute.local_worker import READY, REPORTS
 from compute.pickling import Codec
 from compute.resources import Limits
 from compute.shared_memory import SharedDirectory, SharedValue, place
@@ -46,6 +46,7 @@ class _Worker:
         self.attempt: Attempt | None = None
         self.started_at = 0.0
         self.deadline: float | None = None
+        self.reports = b""
         self.verdict: Ending | None = None
         """Why it is being ended, when that is our doing."""
         self.idle_since = time.monotonic()
@@ -139,6 +140,11 @@ class LocalBackend:
         worker = attempt.handle
         return worker.started_at if worker is not None and worker.attempt is attempt else None
 
+    def reports(self, attempt: Attempt) -> bytes:
+        """Return what the worker has sent so far."""
+        worker = attempt.handle
+        return worker.reports if worker is not None and worker.attempt is attempt else b""
+
     def fetch(self, payload: Any) -> Any:
         """Return the payload: outcomes are never held."""
         return payload
@@ -194,6 +200,7 @@ class LocalBackend:
     def _assign(self, worker: _Worker, attempt: Attempt) -> None:
         worker.attempt = attempt
         worker.started_at = time.time()
+        worker.reports = b""
         worker.deadline = None if attempt.timeout is None else time.monotonic() + attempt.timeout
         attempt.handle = worker
 
@@ -327,6 +334,9 @@ class LocalBackend:
             worker.ready = True
             self._next(worker)
             return
+        if message[0] == REPORTS:
+            worker.reports = message[1:]
+            return
         started_at = worker.started_at
         attempt = worker.attempt
         outcome = _outcome(message)
@@ -367,7 +377,7 @@ class LocalBackend:
         elif attempt is not None:
             verdict = worker.verdict or Ending.LOST
             seconds = time.time() - worker.started_at
-            attempt.report(attempt, Outcome(verdict, reason, worker.started_at, seconds))
+            attempt.report(attempt, Outcome(verdict, reason, worker.started_at, seconds, reports=worker.reports))
         elif worker.verdict is Ending.LOST:
             logger.warning("backend=local event=idle_worker_lost reason=%r", reason)
 
@@ -403,9 +413,9 @@ def _outcome(message: bytes) -> Outcome:
     else:
         reply = unpack(message[1:])
     if reply.code in _ENDINGS:
-        return Outcome(_ENDINGS[reply.code], reply, reply.started_at, reply.seconds)
+        return Outcome(_ENDINGS[reply.code], reply, reply.started_at, reply.seconds, reports=reply.reports)
     ending = (Ending.VALUE, Ending.ERROR, Ending.UNSENDABLE, Ending.TIMED_OUT, Ending.INTERRUPTED)[reply.code]
-    return Outcome(ending, reply.body.decode(), reply.started_at, reply.seconds)
+    return Outcome(ending, reply.body.decode(), reply.started_at, reply.seconds, reports=reply.reports)
 
 
 def _how(code: int) -> str:

@@ -22,6 +22,9 @@ from compute.shared_memory import SharedFile, SharedValue, place
 from compute.wire import Reply, pack, plain_pickler
 
 READY = b"ready"
+REPORTS = 2
+"""First byte of a message that tells how far the call is; of a reply it is 0 or 1."""
+
 _THREADS = "OMP_NUM_THREADS"
 _PR_SET_PDEATHSIG = 1
 
@@ -34,6 +37,10 @@ def main(file: int, parent: int, homes: list[str]) -> None:
     connection = Connection(file)
     pickler = plain_pickler()
     own_threads = _THREADS in os.environ
+
+    def report(data: bytes) -> None:
+        connection.send_bytes(bytes([REPORTS]) + data)
+
     connection.send_bytes(READY)
     while True:
         try:
@@ -44,7 +51,7 @@ def main(file: int, parent: int, homes: list[str]) -> None:
             # As Ray does: numeric libraries use the CPUs that the task asked for, not all there are.
             os.environ[_THREADS] = str(max(1, int(cpus)))
         values = [value.load() if isinstance(value, SharedValue) else value for value in lifted]
-        reply = run(body, values, nested, buffered, pickler)
+        reply = run(body, values, nested, buffered, pickler, report)
         try:
             _send(connection, reply, homes)
         except (BrokenPipeError, ConnectionError):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from compute import progress
+from compute.arrivals import Arrivals, Bell
 from compute.backend import Backend, Ending
 from compute.config import Config, load_config
 from compute.dispatcher import Dispatcher
@@ -17,11 +20,12 @@ from compute.metrics import Metrics
 from compute.resources import DEFAULT, Limits, Resources, parse_resources
 from compute.states import TaskState
 from compute.table import TaskTable
-from compute.task import Task, TaskStatus
+from compute.task import Task, TaskId, TaskStatus
+from compute.wire import Awaited
 
 logger = logging.getLogger(__name__)
 
-Submit = Callable[[tuple[Any, ...], dict[str, Any], str | None], str]
+Submit = Callable[[tuple[Any, ...], dict[str, Any], str | None], TaskId]
 """Takes the arguments and perhaps an id, gives the id."""
 
 
@@ -80,7 +84,7 @@ class ComputeManager:
         retries: int | None = None,
         retry_exceptions: type[BaseException] | tuple[type[BaseException], ...] = (),
         **kwargs: Any,
-    ) -> str:
+    ) -> TaskId:
         """Run a function in a worker; returns at once.
 
         Parameters
@@ -89,7 +93,9 @@ class ComputeManager:
             With all that it captures and its arguments it must be picklable by cloudpickle. They are taken as they
             are now.
         *args, **kwargs
-            Its arguments; handles from `put` are replaced by what was put.
+            Its arguments; handles from `put` are replaced by what was put, and ids that this manager returned by the
+            results of those tasks, for which the task waits. Where the engine holds a result it does not pass
+            through this process.
         task_id : str, optional
             Of your own choice, unique within this manager.
         priority : int
@@ -105,8 +111,8 @@ class ComputeManager:
 
         Returns
         -------
-        str
-            The task's id.
+        TaskId
+            The task's id, a str.
 
         Raises
         ------
@@ -116,11 +122,23 @@ class ComputeManager:
             When the task can never be placed; with the numbers.
         TaskExists
             When the id is taken.
+        TaskNotFound, TaskExpired
+            When the result that an argument stands for is not known here, or no longer.
+
+        Examples
+        --------
+        >>> from compute.local_backend import LocalBackend
+        >>> with ComputeManager(LocalBackend(workers=1)) as manager:
+        ...     square = manager.submit_task(pow, 3, 2)
+        ...     manager.get_result(manager.submit_task(int.__add__, square, 1))
+        10
         """
         submit = self._prepare(function, priority, resources, timeout, retries, retry_exceptions)
         return submit(args, kwargs, task_id)
 
-    def submit_many(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], **options: Any) -> list[str]:
+    def submit_many(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], **options: Any
+    ) -> list[TaskId]:
         """Submit one task for each tuple of arguments; the function is pickled once.
 
         Parameters
@@ -149,7 +167,7 @@ class ComputeManager:
         ------
         ResultTimeout
             When it is not there in time; the task goes on.
-        TaskTimeout, TaskCancelled, WorkerLost, NotSerializable
+        TaskTimeout, TaskCancelled, WorkerLost, NotSerializable, DependencyFailed
             When the task ended so.
         Exception
             The function's own, with the worker's traceback as a note; `TaskFailed` when it could not be brought back.
@@ -158,6 +176,72 @@ class ComputeManager:
         if not task.state.finished:
             self._wait([task], timeout, first_failure=False)
         return self._result(task)
+
+    async def get_result_async(self, task_id: str, timeout: float | None = None) -> Any:
+        """Wait for a task in an event loop, without blocking it, and return its result.
+
+        Parameters
+        ----------
+        task_id : str
+            From `submit_task`.
+        timeout : float, optional
+            Seconds to wait at most. Who gives up waiting, or is cancelled, leaves the task as it is.
+
+        Raises
+        ------
+        Exception
+            As `get_result` does.
+
+        Examples
+        --------
+        >>> from compute.local_backend import LocalBackend
+        >>> async def squares(manager):
+        ...     task_ids = manager.submit_many(pow, [(2, 2), (3, 2)])
+        ...     return await asyncio.gather(*map(manager.get_result_async, task_ids))
+        >>> with ComputeManager(LocalBackend(workers=1)) as manager:
+        ...     asyncio.run(squares(manager))
+        [4, 9]
+        """
+        task = self._find(task_id)
+        bell = Bell()
+        self._dispatcher.watch_each([task], bell)
+        try:
+            await asyncio.wait_for(bell.rung.wait(), timeout)
+        except TimeoutError:
+            raise self._late([task], timeout) from None
+        finally:
+            self._dispatcher.unwatch([task], bell)
+        held = task.outcome is not None and task.outcome.held
+        return await asyncio.to_thread(self._result, task) if held else self._result(task)
+
+    def as_completed(self, task_ids: Iterable[str], timeout: float | None = None) -> Iterator[str]:
+        """Yield the ids of tasks in the order in which they end, however they end.
+
+        Parameters
+        ----------
+        task_ids : iterable of str
+            From `submit_task`; one that is given twice is yielded once.
+        timeout : float, optional
+            Seconds for all of them together.
+
+        Raises
+        ------
+        ResultTimeout
+            When they have not all ended in time; they go on.
+
+        Examples
+        --------
+        >>> from compute.local_backend import LocalBackend
+        >>> with ComputeManager(LocalBackend(workers=1)) as manager:
+        ...     task_ids = manager.submit_many(abs, [(-1,), (-2,)])
+        ...     sorted(manager.get_result(task_id) for task_id in manager.as_completed(task_ids))
+        [1, 2]
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        tasks = [self._find(task_id) for task_id in dict.fromkeys(task_ids)]
+        arrivals = Arrivals()
+        self._dispatcher.watch_each(tasks, arrivals)
+        return self._arriving(tasks, arrivals, timeout, until)
 
     def gather_results(
         self, task_ids: Iterable[str], timeout: float | None = None, return_exceptions: bool = False
@@ -193,13 +277,16 @@ class ComputeManager:
         attempt = task.attempt
         started_at = task.started_at
         state = task.state
+        reports = b""
         if attempt is not None and not state.finished:
             started_at = self.backend.started_at(attempt)
+            reports = self.backend.reports(attempt)
             state = TaskState.PENDING if started_at is None else TaskState.RUNNING
         with self._lock:
             # It may have ended while the engine was asked.
             if task.state.finished:
-                state, started_at = task.state, task.started_at
+                state, started_at, reports = task.state, task.started_at, task.reports
+            messages = progress.unpack(reports)
             return TaskStatus(
                 task.task_id,
                 state,
@@ -212,6 +299,8 @@ class ComputeManager:
                 task.label,
                 task.need,
                 task.reasons,
+                messages[-1].fraction if messages else None,
+                messages,
             )
 
     def cancel_task(self, task_id: str) -> bool:
@@ -349,11 +438,18 @@ class ComputeManager:
         kind = getattr(function, "__code__", None) or type(function)
         blob = self._codec.encode_function(function)
 
-        def submit(args: tuple[Any, ...], kwargs: dict[str, Any], task_id: str | None) -> str:
+        def submit(args: tuple[Any, ...], kwargs: dict[str, Any], task_id: str | None) -> TaskId:
+            wanted = {value for value in (*args, *kwargs.values()) if type(value) is TaskId}
+            dependencies: Sequence[Task] = ()
+            if wanted:
+                dependencies = [self._find(value) for value in wanted]
+                args = tuple(Awaited(value) if type(value) is TaskId else value for value in args)
+                kwargs = {name: Awaited(value) if type(value) is TaskId else value for name, value in kwargs.items()}
             payload = self._codec.encode_call(blob, args, kwargs)
-            name = task_id or self._table.new_id()
+            name = TaskId(task_id or self._table.new_id())
             now, tick = time.time(), time.monotonic()
-            self._dispatcher.add(Task(name, label, kind, need, priority, limit, tries, repeat, payload, now, tick))
+            task = Task(name, label, kind, need, priority, limit, tries, repeat, payload, now, tick)
+            self._dispatcher.add(task, dependencies)
             return name
 
         return submit
@@ -370,10 +466,13 @@ class ComputeManager:
             return
         self._dispatcher.unwatch(tasks, latch)
         pending = [task for task in tasks if not task.state.finished]
-        if not pending:
-            return
+        if pending:
+            raise self._late(tasks, timeout)
+
+    def _late(self, tasks: Sequence[Task], timeout: float | None) -> ResultTimeout:
+        pending = [task for task in tasks if not task.state.finished] or tasks
         which = f"the task {pending[0].task_id}" if len(tasks) == 1 else f"{len(pending)} of {len(tasks)} tasks"
-        raise ResultTimeout(
+        return ResultTimeout(
             f"{which} had not ended after {timeout:g} s",
             hint="It goes on; ask again, or cancel it with cancel_task.",
             context={"task_id": pending[0].task_id, "pending": len(pending)},
@@ -384,7 +483,7 @@ class ComputeManager:
         if error is not None:
             with self._lock:
                 self._table.fetched(task, 0)
-            raise error.with_traceback(None)
+            raise error.with_traceback(None) from self._cause(task)
         if outcome is None:
             # Dropped between being found and being read.
             with self._lock:
@@ -398,6 +497,28 @@ class ComputeManager:
             raise value.rebuild()
         return value
 
+    def _cause(self, task: Task) -> BaseException | None:
+        if task.culprit is None:
+            return None
+        try:
+            self._result(task.culprit)
+        except Exception as error:  # noqa: BLE001  (the other task's own, whatever it is)
+            return error
+        raise AssertionError(task.culprit)
+
+    def _arriving(
+        self, tasks: list[Task], arrivals: Arrivals, timeout: float | None, until: float | None
+    ) -> Generator[str, None, None]:
+        left = {task.task_id: task for task in tasks}
+        try:
+            while left:
+                seconds = None if until is None else max(0.0, until - time.monotonic())
+                if not self.backend.wait(arrivals.wait, seconds, None, self._dispatcher.under_way):
+                    raise self._late(list(left.values()), timeout)
+                yield left.pop(arrivals.take().task_id).task_id
+        finally:
+            self._dispatcher.unwatch(left.values(), arrivals)
+
     def _problem(self, task: Task) -> dict[str, Any] | None:
         if task.error is not None:
             return {"code": getattr(task.error, "code", "internal-error"), "detail": str(task.error)}
@@ -406,7 +527,7 @@ class ComputeManager:
         failure = self._codec.decode(task.outcome.payload)
         return {"code": "task-failed", "detail": f"{failure.kind}: {failure.summary}"}
 
-    def _stream(self, submit: Submit, source: Iterator[Any], waiting: deque[str]) -> Generator[Any, None, None]:
+    def _stream(self, submit: Submit, source: Iterator[Any], waiting: deque[TaskId]) -> Generator[Any, None, None]:
         try:
             while waiting:
                 value = self.get_result(waiting[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 from compute.capture import explain, stamp
 from compute.errors import NotSerializable
-from compute.wire import Call, Pickler, Reply, Slot, is_atom, loads
+from compute.wire import Awaited, Call, Pickler, Reply, ReplySlot, Slot, is_atom, loads
 
 _LARGE_FUNCTION = 64 * 1024
 
@@ -81,6 +81,9 @@ class Codec:
             ) from error
 
     def _lift(self, value: Any, lifted: list[Any]) -> Any:
+        if type(value) is Awaited:
+            lifted.append(value)
+            return ReplySlot(len(lifted) - 1)
         if not isinstance(value, self._handles):
             return value
         lifted.append(value)

@@ -21,9 +21,9 @@ from compute.failures import take_apart
 from compute.pickling import Codec
 from compute.ray_collector import Collector
 from compute.ray_connection import Connection, session
-from compute.ray_worker import HEADER, KILL_AFTER, NAMESPACE, attempt, ray_pickler, reference_types
+from compute.ray_worker import HEADER, KILL_AFTER, NAMESPACE, PROGRESS, attempt, ray_pickler, reference_types
 from compute.resources import Limits
-from compute.wire import Reply, unpack
+from compute.wire import Reply, as_reply, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _SLOTS = 2_000
 class _Handle:
     """What the backend knows of an attempt that is with Ray."""
 
-    __slots__ = ("asked_at", "handed_at", "reference", "started", "where")
+    __slots__ = ("asked_at", "handed_at", "progress_at", "reference", "reports", "started", "where")
 
     def __init__(self, reference: Any) -> None:
         self.reference = reference
@@ -47,6 +47,8 @@ class _Handle:
         self.asked_at = 0.0
         self.started: float | None = None
         self.where = ""
+        self.progress_at = 0.0
+        self.reports = b""
 
 
 class RayBackend:
@@ -59,7 +61,7 @@ class RayBackend:
     """
 
     name = "ray"
-    capabilities = Capabilities(stops_running_tasks=True, queues=True)
+    capabilities = Capabilities(stops_running_tasks=True, holds_results=True, queues=True)
 
     def __init__(self, connection: Connection | None = None) -> None:
         import ray
@@ -125,10 +127,21 @@ class RayBackend:
                 handle.where = f"process {told['process']} on {told['host']}"
         return handle.started
 
+    def reports(self, attempt: Attempt) -> bytes:
+        """Ask the cluster what the attempt has reported."""
+        handle: _Handle | None = attempt.handle
+        if handle is None:
+            return b""
+        now = time.monotonic()
+        if now - handle.progress_at > _ASK_AGAIN and self.alive():
+            handle.progress_at = now
+            handle.reports = self._kv("get", attempt.key, PROGRESS) or handle.reports
+        return handle.reports
+
     def fetch(self, payload: Any) -> Any:
         """Get a large result out of the object store."""
         try:
-            return _reply(self._ray.get(payload))
+            return as_reply(self._ray.get(payload))
         except self._ray.exceptions.RayError as error:
             raise WorkerLost(
                 f"the result was lost with the node that kept it ({type(error).__name__}: {error})",
@@ -208,15 +221,16 @@ class RayBackend:
             if reply.code < 2 and (value[2] or memoryview(value[1]).nbytes > _HELD):
                 # Too large to keep in this process, or to pin in the store: it stays there until it is asked for.
                 outcome = Outcome(_ENDINGS[reply.code], handle.reference, reply.started_at, reply.seconds, held=True)
-                attempt.report(attempt, outcome)
+                attempt.report(attempt, outcome._replace(reports=reply.reports))
                 return
-            reply = _reply(value)
+            reply = as_reply(value)
         else:
             self._failed(attempt, handle, value)
             return
         handle.reference = None
         payload: Any = reply if reply.code < 2 else reply.body.decode()
-        attempt.report(attempt, Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds))
+        outcome = Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds, reports=reply.reports)
+        attempt.report(attempt, outcome)
 
     def _failed(self, attempt: Attempt, handle: _Handle, error: Any) -> None:
         exceptions = self._ray.exceptions
@@ -243,7 +257,10 @@ class RayBackend:
         try:
             handle.asked_at = 0.0
             started = self.started_at(attempt)
+            handle.progress_at = 0.0
+            self.reports(attempt)
             self._kv("del", attempt.key)
+            self._kv("del", attempt.key, PROGRESS)
         except Exception:
             logger.warning("attempt=%s event=start_unknown", attempt.key, exc_info=True)
         # Who never reported began about when it was handed over, and was kept from reporting: by a function that holds
@@ -256,12 +273,12 @@ class RayBackend:
             where = f" ({handle.where})" if handle.where else ""
             outcome = Outcome(Ending.LOST, f"{reason}{where}", started, ran if started else None)
         handle.reference = None
-        attempt.report(attempt, outcome)
+        attempt.report(attempt, outcome._replace(reports=handle.reports))
 
-    def _kv(self, what: str, key: str) -> Any:
+    def _kv(self, what: str, key: str, suffix: bytes = b"") -> Any:
         from ray.experimental import internal_kv
 
-        return getattr(internal_kv, f"_internal_kv_{what}")(key.encode(), namespace=NAMESPACE)
+        return getattr(internal_kv, f"_internal_kv_{what}")(key.encode() + suffix, namespace=NAMESPACE)
 
     def _look(self) -> Capacity:
         nodes = [_limits(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
@@ -285,13 +302,6 @@ def _possible_nodes() -> list[tuple[Limits, int]]:
     groups = [] if config is None else config.node_group_configs
     # -1 means without bound.
     return [(_limits(dict(group.resources)), group.max_count if group.max_count >= 0 else 1000) for group in groups]
-
-
-def _reply(value: Any) -> Reply:
-    if type(value) is bytes:
-        return unpack(value)
-    head, body, buffers, nested = value
-    return unpack(head)._replace(body=bytes(body), buffers=buffers, nested=nested)
 
 
 def _in_task(ray: Any) -> bool:

@@ -27,6 +27,9 @@ HEADER = struct.Struct("<ddBH")
 The key follows, then the body of the call.
 """
 
+PROGRESS = b"/progress"
+"""Added to an attempt's key: where the table has what it reports."""
+
 KILL_AFTER = 1.0
 """Seconds from interrupting an overdue function to ending its process."""
 
@@ -48,7 +51,8 @@ def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, 
         # Should the worker be lost, whether for its timeout is told by when it began, not by when it was handed over.
         _reporter.report()
     try:
-        reply = run(message[start:], lifted, nested, buffered, ray_pickler(), _deadline(timeout) if timeout else None)
+        guard = _deadline(timeout) if timeout else None
+        reply = run(message[start:], lifted, nested, buffered, ray_pickler(), _reporter.tell, guard)
     finally:
         _reporter.end()
     if not reply.buffers and not reply.nested and len(reply.body) < OUT_OF_BAND:
@@ -149,6 +153,7 @@ class _Reporter:
     def __init__(self) -> None:
         self._current: tuple[bytes, float] | None = None
         self._reported: bytes | None = None
+        self._told: bytes | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -161,14 +166,15 @@ class _Reporter:
 
     def end(self) -> None:
         """Note that it ended, and take back what was told: its reply says all."""
-        current, self._current = self._current, None
+        self._current = None
         with self._lock:
-            if current is None or self._reported != current[0]:
-                return
-            self._reported = None
-        from ray.experimental.internal_kv import _internal_kv_del
+            keys = [key for key in (self._reported, self._told) if key is not None]
+            self._reported = self._told = None
+        if keys:
+            from ray.experimental.internal_kv import _internal_kv_del
 
-        _internal_kv_del(current[0], namespace=NAMESPACE)
+            for key in keys:
+                _internal_kv_del(key, namespace=NAMESPACE)
 
     def report(self) -> None:
         """Tell that the current attempt has begun."""
@@ -181,6 +187,16 @@ class _Reporter:
             fact = {"started_at": current[1], "process": os.getpid(), "host": platform.node()}
             _internal_kv_put(current[0], json.dumps(fact).encode(), overwrite=True, namespace=NAMESPACE)
             self._reported = current[0]
+
+    def tell(self, reports: bytes) -> None:
+        """Tell what the current attempt has said of its progress."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        with self._lock:
+            current = self._current
+            if current is not None:
+                self._told = current[0] + PROGRESS
+                _internal_kv_put(self._told, reports, overwrite=True, namespace=NAMESPACE)
 
     def _look(self) -> None:
         busy = time.time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections import deque
+from collections import OrderedDict
 
 from compute.errors import TaskExists, TaskExpired, TaskNotFound
 from compute.task import Task
@@ -32,8 +32,9 @@ class TaskTable:
         self._kept = kept
         self._kept_bytes = kept_bytes
         self._tasks: dict[str, Task] = {}
-        self._finished: deque[Task] = deque()
-        self._fetched: deque[tuple[Task, int]] = deque()
+        # Oldest first; what is forgotten leaves no trace in them.
+        self._finished: OrderedDict[str, Task] = OrderedDict()
+        self._fetched: OrderedDict[str, tuple[Task, int]] = OrderedDict()
         self._fetched_bytes = 0
         self._prefix = f"task-{secrets.token_hex(4)}-"
         self._numbers = itertools.count(1)
@@ -71,29 +72,35 @@ class TaskTable:
 
     def finished(self, task: Task) -> None:
         """Note that a task has ended."""
-        self._finished.append(task)
+        self._finished[task.task_id] = task
 
     def fetched(self, task: Task, size: int) -> None:
         """Note that a task's result was handed out."""
         if task.fetched:
             return
         task.fetched = True
-        self._fetched.append((task, size))
+        if self._tasks.get(task.task_id) is not task:
+            return
+        self._fetched[task.task_id] = (task, size)
         self._fetched_bytes += size
         while len(self._fetched) > 1 and (len(self._fetched) > self._kept or self._fetched_bytes > self._kept_bytes):
-            self.forget(self._fetched[0][0])
-            self._fetched_bytes -= self._fetched.popleft()[1]
+            self.forget(next(iter(self._fetched.values()))[0])
 
     def forget(self, task: Task) -> None:
         """Drop a task that has ended."""
         if self._tasks.get(task.task_id) is task:
             del self._tasks[task.task_id]
+            self._finished.pop(task.task_id, None)
+            self._fetched_bytes -= self._fetched.pop(task.task_id, (task, 0))[1]
         task.outcome = None
 
     def sweep(self, now: float) -> None:
         """Drop what ended longer ago than tasks are remembered; ``now`` in seconds since the epoch."""
-        while self._finished and (self._finished[0].finished_at or 0.0) < now - self._seconds:
-            self.forget(self._finished.popleft())
+        while self._finished:
+            task = next(iter(self._finished.values()))
+            if (task.finished_at or 0.0) >= now - self._seconds:
+                return
+            self.forget(task)
 
     def _unknown(self, task_id: str) -> TaskNotFound:
         kept = f"Finished tasks are remembered for {self._seconds / 86400:g} days (monitoring.metrics_retention.days), "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from compute.backend import Attempt, Outcome
+from compute.progress import Progress
 from compute.resources import Resources
 from compute.states import TaskState
 
@@ -31,6 +32,23 @@ class TaskStatus:
     resources: Resources
     reasons: tuple[str, ...]
     """Why earlier attempts were repeated."""
+    progress: float | None
+    """How much of it is done, 0 to 1, by its own last report; see `report_progress`."""
+    messages: tuple[Progress, ...]
+    """The latest 100 reports of the last attempt."""
+
+
+class TaskId(str):
+    """The id of a task. As an argument of another task it stands for its result; ``str(task_id)`` is just the text."""
+
+    __slots__ = ()
+
+
+class Watcher(Protocol):
+    """Who wants to hear that a task has ended."""
+
+    def hit(self, task: Task, weight: int = 1) -> None:
+        """Take note of it; called with the manager's lock held."""
 
 
 class Latch:
@@ -43,7 +61,7 @@ class Latch:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def hit(self, weight: int = 1) -> None:
+    def hit(self, task: Task, weight: int = 1) -> None:  # noqa: ARG002  (which one does not matter here)
         """Count down; the caller holds the manager's lock."""
         before, self._left = self._left, self._left - weight
         if before > 0 >= self._left:
@@ -91,6 +109,16 @@ class Task:
     error: Exception | None = None
     """The manager's own verdict; the task's own exception is in the outcome."""
     reasons: tuple[str, ...] = ()
-    latches: tuple[tuple[Latch, bool], ...] = ()
+    reports: bytes = b""
+    """What the last attempt said of its progress."""
+    inputs: dict[str, Outcome] = field(default_factory=dict, repr=False)
+    """Of the tasks whose results are arguments of this one, once they are there."""
+    missing: int = 0
+    """How many of those are not there yet."""
+    culprit: Task | None = None
+    """The task that had to succeed for this one, and did not."""
+    dependents: list[Task] = field(default_factory=list, repr=False)
+    """Tasks that wait for this one's result."""
+    latches: tuple[tuple[Watcher, bool], ...] = ()
     """Who waits, and whether one failure is enough for them."""
     fetched: bool = False

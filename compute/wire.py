@@ -41,11 +41,13 @@ class Reply(NamedTuple):
     body: bytes
     buffers: Sequence[Any] = ()
     nested: Sequence[Any] = ()
+    reports: bytes = b""
+    """What the task said of its progress: see `compute.progress`."""
 
 
 VALUE, ERROR, UNSENDABLE, TIMED_OUT, INTERRUPTED = range(5)
 
-_HEADER = struct.Struct("<Bdd")
+_HEADER = struct.Struct("<BddI")
 
 
 def pack(reply: Reply) -> bytes:
@@ -56,19 +58,43 @@ def pack(reply: Reply) -> bytes:
     >>> unpack(pack(Reply(VALUE, 1.0, 0.5, b"body"))).body
     b'body'
     """
-    return _HEADER.pack(reply.code, reply.started_at, reply.seconds) + reply.body
+    head = _HEADER.pack(reply.code, reply.started_at, reply.seconds, len(reply.reports))
+    return head + reply.reports + reply.body
 
 
 def unpack(data: bytes) -> Reply:
     """Undo `pack`."""
-    code, started_at, seconds = _HEADER.unpack_from(data)
-    return Reply(code, started_at, seconds, data[_HEADER.size :])
+    code, started_at, seconds, size = _HEADER.unpack_from(data)
+    start = _HEADER.size + size
+    return Reply(code, started_at, seconds, data[start:], reports=data[_HEADER.size : start])
+
+
+def as_reply(value: Any) -> Reply:
+    """Return the reply in what an engine holds: one piece, a packed head with the rest beside it, or as it is."""
+    if type(value) is bytes:
+        return unpack(value)
+    if isinstance(value, Reply):
+        return value
+    head, body, buffers, nested = value
+    return unpack(head)._replace(body=bytes(body), buffers=buffers, nested=nested)
 
 
 class Slot(NamedTuple):
     """Stands in the arguments for ``lifted[number]``."""
 
     number: int
+
+
+class ReplySlot(NamedTuple):
+    """Stands in the arguments for the value in the reply ``lifted[number]``: the result of another task."""
+
+    number: int
+
+
+class Awaited(NamedTuple):
+    """Among ``lifted``, until the task of this id has ended: its reply comes here."""
+
+    task_id: str
 
 
 _unpickling = threading.local()

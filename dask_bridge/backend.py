@@ -89,7 +89,7 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
 class _Handle:
     """What the backend knows of an attempt that is with Dask."""
 
-    __slots__ = ("future", "handed_at", "kept", "name", "started_at", "stopping", "where")
+    __slots__ = ("future", "handed_at", "kept", "name", "reports", "started_at", "stopping", "where")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,6 +98,7 @@ class _Handle:
         self.handed_at = time.time()
         self.started_at: float | None = None
         self.where = ""
+        self.reports = b""
         self.stopping = False
 
 
@@ -116,7 +117,7 @@ class DaskBackend:
 
     name = "dask"
     # Not more than there are threads: Dask knows nothing of the CPUs that a task asks for.
-    capabilities = Capabilities(stops_running_tasks=True, queues=False)
+    capabilities = Capabilities(stops_running_tasks=True, holds_results=True, queues=False)
 
     def __init__(self, client: Any, cluster: Any = None, most: int | None = None) -> None:
         import distributed
@@ -138,7 +139,7 @@ class DaskBackend:
         nannies = [one["nanny"] for one in self._workers()]
         if not all(nannies):
             # Threads of a process that nobody would start again, or of this very process.
-            self.capabilities = self.capabilities._replace(stops_running_tasks=False)
+            self.capabilities = WITHOUT_NANNIES
 
     @property
     def client(self) -> Any:
@@ -186,6 +187,10 @@ class DaskBackend:
     def started_at(self, attempt: Attempt) -> float | None:
         """Return when the worker said that it began."""
         return attempt.handle.started_at if attempt.handle is not None else None
+
+    def reports(self, attempt: Attempt) -> bytes:
+        """Return what the worker has told so far."""
+        return attempt.handle.reports if attempt.handle is not None else b""
 
     def fetch(self, payload: Any) -> Any:
         """Get a large result from the worker that holds it."""
@@ -290,11 +295,14 @@ class DaskBackend:
             logger.info("attempt=%s event=stop_unheard worker=%s", attempt.key, where, exc_info=True)
 
     def _told(self, event: Any) -> None:
-        """Take a worker's word that an attempt has begun; in the client's loop."""
+        """Take a worker's word that an attempt has begun, or how far it is; in the client's loop."""
         told = event[1]
         with self._lock:
             attempt = self._under_way.get(told["key"])
         if attempt is None:
+            return
+        if "reports" in told:
+            attempt.handle.reports = told["reports"]
             return
         attempt.handle.started_at, attempt.handle.where = told["started_at"], told["worker"]
         if attempt.timeout is not None and not self.capabilities.stops_running_tasks:
@@ -345,7 +353,8 @@ class DaskBackend:
                 self._lose(attempt, "its result was lost with its worker")
                 continue
             payload: Any = reply if reply.code < 2 else reply.body.decode()
-            self._report(attempt, Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds))
+            outcome = Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds, reports=reply.reports)
+            self._report(attempt, outcome)
 
     def _failed(self, attempt: Attempt, handle: _Handle, future: Any) -> None:
         error = future.exception() if future.status == "error" else None
@@ -373,4 +382,9 @@ class DaskBackend:
             if self._under_way.pop(attempt.handle.name, None) is None:
                 return
             attempt.handle.future = attempt.handle.kept = None
-        attempt.report(attempt, outcome)
+        # A large reply is not here yet, and a lost one never will be: what was told before it counts.
+        attempt.report(attempt, outcome._replace(reports=outcome.reports or attempt.handle.reports))
+
+
+WITHOUT_NANNIES = DaskBackend.capabilities._replace(stops_running_tasks=False)
+"""When workers have nobody to start them again, or are threads of this very process."""

@@ -20,7 +20,7 @@ from compute.killer import Killer
 from compute.wire import INTERRUPTED, Reply, plain_pickler
 
 if TYPE_CHECKING:
-    from distributed import Nanny
+    from distributed import Nanny, Worker
 
 MARK = "compute/"
 """How the keys of attempts begin."""
@@ -88,7 +88,7 @@ def attempt(topic: str, key: str, timeout: float | None, body: bytes, buffered: 
         if key in _unwanted:
             return Reply(INTERRUPTED, started_at, 0.0, b"")
         guard = functools.partial(_guard, current, timeout, worker.nanny is not None)
-        reply = run(body, lifted, (), buffered, plain_pickler(), guard)
+        reply = run(body, lifted, (), buffered, plain_pickler(), functools.partial(_tell, worker, topic, key), guard)
     finally:
         del _running[key]
         _unwanted.discard(key)
@@ -96,6 +96,10 @@ def attempt(topic: str, key: str, timeout: float | None, body: bytes, buffered: 
     reply = reply._replace(buffers=[buffer.raw().tobytes() for buffer in reply.buffers])
     large = reply.code == 0 and len(reply.body) + sum(map(len, reply.buffers)) >= HELD
     return Held(*reply) if large else reply
+
+
+def _tell(worker: Worker, topic: str, key: str, reports: bytes) -> None:
+    worker.log_event(topic, {"key": key, "reports": reports})
 
 
 def _guard(current: _Run, timeout: float | None, has_nanny: bool, function: Callable[[], Any]) -> Any:
