@@ -78,11 +78,10 @@ def run(
         code, result = ERROR, take_apart(error, pickler.dumps)
     seconds = time.perf_counter() - clock
     told = reports.close()
-    reply = (
-        _reply(result, started_at, seconds, pickler)
-        if code == VALUE
-        else Reply(code, started_at, seconds, result or b"")
-    )
+    if code == VALUE:
+        reply = _reply(result, started_at, seconds, pickler)
+    else:
+        reply = Reply(code, started_at, seconds, result or b"")
     return reply._replace(reports=told) if told else reply
 
 

@@ -6,13 +6,13 @@ submits when nothing waits; what waits is handed over by one thread, which sleep
 
 from __future__ import annotations
 
-import copy
 import heapq
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from compute.backend import Attempt, Backend, Capacity, Ending, Outcome
@@ -20,11 +20,7 @@ from compute.durations import Durations
 from compute.errors import (
     CapabilityMissing,
     ComputeError,
-    DependencyFailed,
-    NotSerializable,
-    ResourcesUnavailable,
     TaskCancelled,
-    TaskTimeout,
     WorkerLost,
 )
 from compute.metrics import Metrics
@@ -33,6 +29,7 @@ from compute.retry import pause
 from compute.states import TaskState
 from compute.table import TaskTable
 from compute.task import Latch, Task, Watcher
+from compute.verdicts import verdict, without
 from compute.waiting import Usage, WaitingQueue
 from compute.wire import Awaited
 
@@ -243,43 +240,12 @@ class Dispatcher:
         return attempt if attempt.key in self._under_way else None
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
-        """Decide what becomes of a task after an attempt."""
-        ending = outcome.ending
+        """Try a task again, or end it."""
         task.started_at = outcome.started_at or task.started_at
-        context = {"task_id": task.task_id, "attempts": task.attempts}
-        which = f"the task {task.task_id} ({task.label})"
-        if ending is Ending.VALUE:
-            self._finish(task, TaskState.SUCCEEDED, outcome)
-        elif ending is Ending.ERROR:
-            self._finish(task, TaskState.FAILED, outcome)
-        elif ending is Ending.LOST and task.attempts <= task.retries and not self._closed:
+        if outcome.ending is Ending.LOST and task.attempts <= task.retries and not self._closed:
             self._repeat(task, str(outcome.payload))
-        elif ending is Ending.LOST:
-            lost = WorkerLost(
-                f"{which} lost its worker in {_times(task.attempts)}; the last: {outcome.payload}",
-                hint="When memory is the reason, declare it: resources={'memory': '2g'}.",
-                context={**context, "reason": str(outcome.payload)},
-            )
-            self._finish(task, TaskState.FAILED, outcome, lost)
-        elif ending is Ending.TIMED_OUT:
-            late = TaskTimeout(
-                f"{which} ran longer than its timeout of {task.timeout or 0:g} s and was stopped",
-                hint="Give submit_task a longer timeout=, or raise task_defaults.timeout.",
-                context={**context, "timeout": task.timeout},
-            )
-            self._finish(task, TaskState.TIMED_OUT, outcome, late)
-        elif ending is Ending.UNSENDABLE:
-            unsendable = NotSerializable(
-                f"{which} returned {outcome.payload}, which cannot be sent back",
-                hint="Return what it is made of, or write it to a file and return the path.",
-                context=context,
-            )
-            self._finish(task, TaskState.FAILED, outcome, unsendable)
-        elif ending is Ending.UNPLACEABLE:
-            refused = ResourcesUnavailable(f"{which} cannot be run: {outcome.payload}", context=context)
-            self._finish(task, TaskState.FAILED, outcome, refused)
         else:
-            self._finish(task, TaskState.CANCELLED, outcome, TaskCancelled(f"{which} was interrupted"))
+            self._finish(task, *verdict(task, outcome), outcome)
 
     def _repeat(self, task: Task, reason: str) -> None:
         task.reasons = (*task.reasons, reason)
@@ -306,7 +272,7 @@ class Dispatcher:
         self._waiting.push(task)
 
     def _finish(
-        self, task: Task, state: TaskState, outcome: Outcome | None = None, error: ComputeError | None = None
+        self, task: Task, state: TaskState, error: ComputeError | None = None, outcome: Outcome | None = None
     ) -> None:
         task.state = state
         task.outcome = outcome
@@ -328,12 +294,14 @@ class Dispatcher:
 
     def _supply(self, task: Task, other: Task) -> None:
         """Give a task the outcome of one that it waits for; what becomes of it then is for the thread to do."""
+        if task.state.finished or task.culprit is not None:
+            return
         task.missing -= 1
         if other.state is TaskState.SUCCEEDED and other.outcome is not None:
             task.inputs[other.task_id] = other.outcome
-        elif task.culprit is None:
+        else:
             # Of a whole chain the first one; a copy, since the outcome of the original may be forgotten.
-            task.culprit = other.culprit or copy.copy(other)
+            task.culprit = other.culprit or replace(other, dependents=[], latches=())
         if not task.missing or task.culprit is not None:
             self._supplied.append(task)
             self._poke()
@@ -424,7 +392,7 @@ class Dispatcher:
                 supplied, self._supplied = self._supplied, []
             try:
                 for task in supplied:
-                    self._begin_waiting(task)
+                    self._admit(task)
                 for task, outcome in inbox:
                     self._judge(task, outcome)
                 self._look_after(time.monotonic())
@@ -461,23 +429,19 @@ class Dispatcher:
         task.estimate = self._durations.estimate(task.function, task.need)
         return self._usage.fits(task.need, task.estimate)
 
-    def _begin_waiting(self, task: Task) -> None:
+    def _admit(self, task: Task) -> None:
         """Put a task in line whose inputs have come, or end it because one never will."""
+        payload = task.payload
+        if payload is None:
+            # Cancelled meanwhile.
+            return
         error: ComputeError | None = None
         if task.culprit is not None:
-            other = task.culprit
-            error = DependencyFailed(
-                f"the task {task.task_id} ({task.label}) needs the result of the task {other.task_id} "
-                f"({other.label}), which ended as {other.state}",
-                hint="Its own error is the cause of this one.",
-                context={"task_id": task.task_id, "dependency": other.task_id},
-            )
+            error = without(task, task.culprit)
         else:
             try:
-                lifted = tuple(
-                    self._lend(task.inputs[value.task_id]) if type(value) is Awaited else value
-                    for value in task.payload.lifted
-                )
+                lifted = [self._lend(task.inputs[it.task_id]) if type(it) is Awaited else it for it in payload.lifted]
+                payload = payload._replace(lifted=tuple(lifted))
             except Exception as problem:  # noqa: BLE001  (whatever the engine says: the task must not hang)
                 error = WorkerLost(
                     f"the inputs of the task {task.task_id} ({task.label}) could not be handed over "
@@ -489,9 +453,9 @@ class Dispatcher:
                 return
             task.inputs = {}
             if error is not None:
-                self._finish(task, TaskState.FAILED, error=error)
+                self._finish(task, TaskState.FAILED, error)
                 return
-            task.payload = task.payload._replace(lifted=lifted)
+            task.payload = payload
             self._enqueue(task)
 
     def _lend(self, outcome: Outcome) -> Any:
@@ -537,7 +501,3 @@ class Dispatcher:
                 gone = Outcome(Ending.LOST, f"the connection to {self._backend.name} is gone")
                 for attempt in self.under_way():
                     self._report(attempt, gone)
-
-
-def _times(count: int) -> str:
-    return "1 attempt" if count == 1 else f"each of {count} attempts"

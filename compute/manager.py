@@ -279,8 +279,8 @@ class ComputeManager:
         state = task.state
         reports = b""
         if attempt is not None and not state.finished:
-            started_at = self.backend.started_at(attempt)
             reports = self.backend.reports(attempt)
+            started_at = self.backend.started_at(attempt)
             state = TaskState.PENDING if started_at is None else TaskState.RUNNING
         with self._lock:
             # It may have ended while the engine was asked.

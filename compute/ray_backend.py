@@ -136,6 +136,9 @@ class RayBackend:
         if now - handle.progress_at > _ASK_AGAIN and self.alive():
             handle.progress_at = now
             handle.reports = self._kv("get", attempt.key, PROGRESS) or handle.reports
+            if handle.reports:
+                # So it has begun, and the table says when.
+                handle.asked_at = 0.0
         return handle.reports
 
     def fetch(self, payload: Any) -> Any:

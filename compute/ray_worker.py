@@ -192,6 +192,8 @@ class _Reporter:
         """Tell what the current attempt has said of its progress."""
         from ray.experimental.internal_kv import _internal_kv_put
 
+        # First: who sees that it is half done must also see that it has begun.
+        self.report()
         with self._lock:
             current = self._current
             if current is not None:

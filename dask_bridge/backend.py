@@ -86,6 +86,12 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
     return DaskBackend(client)
 
 
+# Not more than there are threads: Dask knows nothing of the CPUs that a task asks for.
+WITH_NANNIES = Capabilities(stops_running_tasks=True, holds_results=True, queues=False)
+WITHOUT_NANNIES = WITH_NANNIES._replace(stops_running_tasks=False)
+"""When workers have nobody to start them again, or are threads of this very process."""
+
+
 class _Handle:
     """What the backend knows of an attempt that is with Dask."""
 
@@ -116,8 +122,7 @@ class DaskBackend:
     """
 
     name = "dask"
-    # Not more than there are threads: Dask knows nothing of the CPUs that a task asks for.
-    capabilities = Capabilities(stops_running_tasks=True, holds_results=True, queues=False)
+    capabilities = WITH_NANNIES
 
     def __init__(self, client: Any, cluster: Any = None, most: int | None = None) -> None:
         import distributed
@@ -138,7 +143,6 @@ class DaskBackend:
         self._link = Link(client, self._topic, self._told)
         nannies = [one["nanny"] for one in self._workers()]
         if not all(nannies):
-            # Threads of a process that nobody would start again, or of this very process.
             self.capabilities = WITHOUT_NANNIES
 
     @property
@@ -384,7 +388,3 @@ class DaskBackend:
             attempt.handle.future = attempt.handle.kept = None
         # A large reply is not here yet, and a lost one never will be: what was told before it counts.
         attempt.report(attempt, outcome._replace(reports=outcome.reports or attempt.handle.reports))
-
-
-WITHOUT_NANNIES = DaskBackend.capabilities._replace(stops_running_tasks=False)
-"""When workers have nobody to start them again, or are threads of this very process."""

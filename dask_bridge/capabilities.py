@@ -5,12 +5,12 @@ from __future__ import annotations
 from compute.backend import Capabilities
 from compute.local_backend import LocalBackend
 from compute.ray_backend import RayBackend
-from dask_bridge.backend import WITHOUT_NANNIES, DaskBackend
+from dask_bridge.backend import WITH_NANNIES, WITHOUT_NANNIES
 
 ENGINES: dict[str, Capabilities] = {
     "local": LocalBackend.capabilities,
     "Ray, dask-on-ray": RayBackend.capabilities,
-    "Dask": DaskBackend.capabilities,
+    "Dask": WITH_NANNIES,
     "Dask, workers without a nanny": WITHOUT_NANNIES,
 }
 
