@@ -38,7 +38,7 @@ def run(*, quick: bool = False) -> list[Row]:
                 lambda: ray.get(plain.remote(1)),
                 manager,
                 turns,
-                targets=(0.85, 1.15),
+                targets=(0.9, 1.1),
             )
     finally:
         ray.shutdown()

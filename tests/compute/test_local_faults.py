@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -19,16 +18,8 @@ pytestmark = pytest.mark.slow  # hundreds of processes that end and are started 
 def test_of_many_tasks_one_in_twenty_crashes_its_process(tmp_path: Path) -> None:
     count = 10_000
 
-    def crash_once(number: int) -> int:
-        if number % 20 == 0:
-            mark = tmp_path / str(number)
-            if not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return number
-
     with ComputeManager(LocalBackend(2), load_config()) as manager:
-        task_ids = manager.submit_many(crash_once, ((number,) for number in range(count)))
+        task_ids = manager.submit_many(work.crash_one_in_twenty, ((tmp_path, number) for number in range(count)))
         assert manager.gather_results(task_ids, timeout=900) == list(range(count))
         for number, task_id in enumerate(task_ids):
             # Nobody but the one that crashed loses anything.

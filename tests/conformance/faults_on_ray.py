@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -80,15 +79,9 @@ def one_in_twenty_of_many_tasks_crashes_its_process(cluster: Cluster, manager: C
     del cluster
     count = 10_000
 
-    def crash_once(number: int) -> int:
-        if number % 20 == 0:
-            mark = directory / str(number)
-            if not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return number
-
-    task_ids = manager.submit_many(crash_once, ((number,) for number in range(count)), retries=5)
+    task_ids = manager.submit_many(
+        work.crash_one_in_twenty, ((directory, number) for number in range(count)), retries=5
+    )
     assert manager.gather_results(task_ids, timeout=1500) == list(range(count))
     for number, task_id in enumerate(task_ids):
         status = manager.get_task_status(task_id)

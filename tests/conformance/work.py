@@ -112,6 +112,15 @@ def die_once(path: Path) -> str:
     return "second"
 
 
+def crash_one_in_twenty(directory: Path, number: int) -> int:
+    """Every twentieth ends its process, the first time that it runs."""
+    mark = directory / str(number)
+    if number % 20 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
 def fail_twice(path: Path) -> str:
     if note(path) < 3:
         raise ConnectionError("not yet")
