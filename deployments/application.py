@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from compute.errors import InvalidField
 from deployments.access import COMMON, Policy, Rules
 from deployments.auth import AuthMiddleware
-from deployments.problems import handle_problems
+from deployments.problems import ErrorResponse, handle_problems, problem
 from deployments.rendering import JSONResponse
 from deployments.tokens import TokenStore
 from registry import open_store
@@ -64,6 +64,8 @@ class Application(FastAPI):
         Paths of routes that take bodies up to ``security.max_upload``.
     echo_request_id : bool
         False behind Serve's proxy, which sends the request id back itself.
+    error_response : callable
+        Makes the response of an error and a request id; by default a problem.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Application(FastAPI):
         config: Config,
         uploads: frozenset[str] = frozenset(),
         echo_request_id: bool = False,
+        error_response: ErrorResponse = problem,
     ) -> None:
         super().__init__(
             title=title,
@@ -87,13 +90,14 @@ class Application(FastAPI):
         # The fields of an upload come as a query, too.
         self.router.route_class = type("Route", (_Route,), {"free": uploads})
         self.rules: Rules = {**COMMON, **rules}
-        handle_problems(self)
+        handle_problems(self, error_response)
         self.add_middleware(
             AuthMiddleware,
             policy=Policy(self.router.routes, self.rules, uploads),
             tokens=TokenStore(open_store(config.storage.uri, config)),
             config=config,
             echo_request_id=echo_request_id,
+            error_response=error_response,
         )
         page = _DOCS.read_text(encoding="utf-8")
 

@@ -8,6 +8,7 @@ line in the log, with the token's name and never the token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -25,7 +26,7 @@ from compute.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthorized
 from deployments.access import PUBLIC, Access
 from deployments.freshness import Fresh
 from deployments.origins import check_host, check_origin, preflight_headers, response_headers
-from deployments.problems import problem
+from deployments.problems import ErrorResponse, problem
 from deployments.tokens import Role, Token, TokenStore
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 REVOKED_WITHIN = 1.0
 """Seconds after which a revoked token is refused everywhere, at the latest."""
+
+_LINGER, _LINGER_BYTES = 2.0, 64 * 2**20
+"""Seconds and bytes for which the rest of a body that was refused is still taken."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -57,15 +61,25 @@ class AuthMiddleware:
         Its section ``security``.
     echo_request_id : bool
         Whether to send the request id back. Serve's proxy does so itself.
+    error_response : callable
+        Makes the response for an error and a request id.
     """
 
     def __init__(
-        self, app: ASGIApp, *, policy: Policy, tokens: TokenStore, config: Config, echo_request_id: bool = True
+        self,
+        app: ASGIApp,
+        *,
+        policy: Policy,
+        tokens: TokenStore,
+        config: Config,
+        echo_request_id: bool = True,
+        error_response: ErrorResponse = problem,
     ) -> None:
         self._app = app
         self._policy = policy
         self._security = config.security
         self._echo_request_id = echo_request_id
+        self._error_response = error_response
         # Its own few threads: a flood of unknown tokens must not take those that the application works with.
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokens")
         self._check = tokens.check
@@ -196,7 +210,7 @@ class _Exchange:
 
     async def _refuse(self, error: Exception) -> None:
         self.too_large = False
-        response = problem(error, self.request_id)
+        response = self.door._error_response(error, self.request_id)
         if response.status_code == 401:
             given = "authorization" in self.headers
             response.headers["WWW-Authenticate"] = f'Bearer realm="tablework"{", error=invalid_token" * given}'
@@ -206,7 +220,29 @@ class _Exchange:
             )
         if response.status_code == 413:
             response.headers["Connection"] = "close"  # the rest of the body is not worth reading
-        await response(self.scope, self._receive, self.send)
+            await response(self.scope, self._receive, self._send_and_linger)
+        else:
+            await response(self.scope, self._receive, self.send)
+
+    async def _send_and_linger(self, message: Message) -> None:
+        """Send the answer, and take what is on its way for a moment: to close at once would destroy the answer.
+
+        Data that arrive at a closed connection are answered with a reset, at which a proxy or a client throws away what
+        it has not read yet.
+        """
+        if message["type"] != "http.response.body":
+            await self.send(message)
+            return
+        await self.send({**message, "more_body": True})
+        taken = 0
+        with contextlib.suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(_LINGER):
+                while taken < _LINGER_BYTES:
+                    rest = await self._receive()
+                    taken += len(rest.get("body", b""))
+                    if rest["type"] != "http.request" or not rest.get("more_body", False):
+                        break
+        await self.send({"type": "http.response.body", "body": b""})
 
     def _payload_too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(

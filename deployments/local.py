@@ -14,8 +14,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +31,7 @@ import yaml
 from compute import Config, load_config
 from compute.errors import BackendUnavailable, ComputeError, ResourcesUnavailable
 from deployments import preflight
+from deployments.ingress import ingress_variables
 from deployments.tokens import TokenStore
 from registry import open_store
 
@@ -47,6 +50,7 @@ class Cluster:
     address: str
     dashboard: str
     http: str
+    directory: str = ""  # of HAProxy
 
 
 def up() -> Cluster:
@@ -98,6 +102,8 @@ def down() -> int:
     remembered = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108  (Ray's own place)
     if state.get("address") and remembered.exists() and remembered.read_text().strip() == state["address"]:
         remembered.unlink()
+    if directory := state.get("directory"):
+        shutil.rmtree(directory, ignore_errors=True)
     _state_file().unlink()
     return len(processes)
 
@@ -172,8 +178,12 @@ def _read_serve_config() -> dict[str, Any]:
 
 def _start_ray(config: Config, ports: Mapping[str, int], host: str) -> Cluster:
     mark = secrets.token_hex(8)
-    _write_state({"mark": mark})  # before anything starts: an interrupted start can be cleaned up
-    variables = environment(mark, config)
+    directory = Path(tempfile.mkdtemp(prefix="tablework-"))
+    _write_state({"mark": mark, "directory": str(directory)})  # before anything starts: what it leaves can be found
+    ingress = ingress_variables(directory)
+    if not ingress:
+        say("Ray brings no HAProxy for this system: HTTP goes through Serve's own proxy, at a tenth of the requests")
+    variables = environment(mark, config) | ingress
     ray = str(Path(sys.executable).with_name("ray"))
     started = time.monotonic()
     if not os.environ.get("RAY_AUTH_TOKEN") and not _ray_token_path().exists():
@@ -186,7 +196,7 @@ def _start_ray(config: Config, ports: Mapping[str, int], host: str) -> Cluster:
     process = subprocess.Popen(
         command, env=variables, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    _write_state({"mark": mark, "session": process.pid})
+    _write_state({"mark": mark, "directory": str(directory), "session": process.pid})
     output, _ = process.communicate()
     address = re.search(r"--address='([^']+)'", output)
     if process.returncode or not address:
@@ -200,6 +210,7 @@ def _start_ray(config: Config, ports: Mapping[str, int], host: str) -> Cluster:
         address=address[1],
         dashboard=f"http://127.0.0.1:{ports['DASHBOARD_PORT']}",
         http=f"http://{reachable}:{ports['HTTP_PORT']}",
+        directory=str(directory),
     )
     _write_state(asdict(cluster))
     say(f"Ray started at {cluster.address} with token authentication ({time.monotonic() - started:.1f} s)")

@@ -61,6 +61,12 @@ class ModelCache:
             load.add_done_callback(lambda done: self._settle(key, done))
         return await asyncio.shield(load)
 
+    def drop(self, model_id: str) -> None:
+        """Let a model go, if it is held; the next who asks has it loaded again."""
+        for key in [key for key in self._models if key[0] == model_id]:
+            self._bytes -= self._models.pop(key).record.artifact.size
+            logger.info("event=model_dropped model_id=%s", model_id)
+
     def __len__(self) -> int:
         return len(self._models)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from compute.errors import (
     BackendUnavailable,
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 _INSIDES = (StorageError, ConfigurationError)
 _TITLES = {404: ("not-found", "Nothing is here"), 405: ("method-not-allowed", "The method is not allowed here")}
+
+
+ErrorResponse = Callable[[BaseException, str], Response]
+"""Makes the response for an error and a request id, as `problem` does."""
 
 
 class ProblemResponse(JSONResponse):
@@ -97,11 +103,11 @@ def _bare(error: ComputeError, request_id: str) -> dict[str, Any]:
     return {**type(error)(detail).problem(), "detail": detail}
 
 
-def handle_problems(app: FastAPI) -> None:
-    """Have the application answer its errors with problems."""
+def handle_problems(app: FastAPI, error_response: ErrorResponse = problem) -> None:
+    """Have the application answer its errors with problems, or in another shape."""
 
-    async def respond(request: Request, error: Exception) -> ProblemResponse:
-        return problem(error, request.scope.get("state", {}).get("request_id", "-"))
+    async def respond(request: Request, error: Exception) -> Response:
+        return error_response(error, request.scope.get("state", {}).get("request_id", "-"))
 
     for kind in (ComputeError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, respond)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute.errors import InvalidField
 from deployments.freshness import Fresh
@@ -13,7 +13,11 @@ from deployments.model_cache import ModelCache
 from deployments.rows import Rows, matrix_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from registry import LoadedModel, ModelRecord, ModelRegistry
+
+Answer = TypeVar("Answer")
 
 INLINE_ROWS = 64
 """Batches up to this size are scored where they are: going to a thread and back costs as much as scoring them."""
@@ -71,7 +75,8 @@ class Scorer:
         dict
             ``predictions``, ``model_id``, ``name``, ``version``, and ``classes`` with `proba`.
         """
-        record = await self._records.get(reference)
+        model = await self.model(reference)
+        record = model.record
         classes = record.signature.classes if record.signature is not None else None
         if proba and classes is None:
             raise InvalidField(
@@ -79,14 +84,8 @@ class Scorer:
                 hint="Leave proba out.",
                 context={"field": "proba"},
             )
-        model = await self.models.get(record)
-        if len(rows) <= INLINE_ROWS:
-            predictions = score(model, rows, proba=proba)
-        else:
-            loop = asyncio.get_running_loop()
-            predictions = await loop.run_in_executor(self._workers, lambda: score(model, rows, proba=proba))
         answer = {
-            "predictions": predictions,
+            "predictions": await self.run(len(rows), lambda: score(model, rows, proba=proba)),
             "model_id": record.model_id,
             "name": record.name,
             "version": record.version,
@@ -94,6 +93,20 @@ class Scorer:
         if proba:
             answer["classes"] = classes
         return answer
+
+    async def record(self, reference: str) -> ModelRecord:
+        """Return what a reference stands for now; raises `ModelNotFound`."""
+        return await self._records.get(reference)
+
+    async def model(self, reference: str) -> LoadedModel:
+        """Return the model that a reference stands for now, loading it when it is not held."""
+        return await self.models.get(await self._records.get(reference))
+
+    async def run(self, rows: int, work: Callable[[], Answer]) -> Answer:
+        """Do the work for so many rows: here when they are few, else in a thread."""
+        if rows <= INLINE_ROWS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     def forget(self, reference: str) -> None:
         """Ask the registry anew when this reference is next used."""

@@ -9,6 +9,7 @@ import shlex
 from typing import Any
 
 from jobs.cluster_wanted import Wanted, as_json
+from jobs.serve_variables import SERVE_VARIABLES
 
 _HOME = "/home/ray"
 _CODE = f"{_HOME}/tablework"
@@ -30,7 +31,9 @@ def launcher(wanted: Wanted) -> dict[str, Any]:
     Machines that are there are all used, as long as the cluster is up.
     """
     least, most = wanted.workers
-    start = f"export RAY_AUTH_MODE=token COMPUTE_CONFIG={_CONFIG}; ulimit -n 65536; ray start"
+    variables = {"RAY_AUTH_MODE": "token", "COMPUTE_CONFIG": _CONFIG, **SERVE_VARIABLES}
+    exports = " ".join(f"{name}={value}" for name, value in variables.items())
+    start = f"export {exports}; ulimit -n 65536; ray start"
     described: dict[str, Any] = {
         "cluster_name": wanted.name,
         "max_workers": most,

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from jobs.cluster_wanted import Wanted, as_json
+from jobs.serve_variables import SERVE_VARIABLES
 
 _SHARED = "/var/lib/tablework"
 _CONFIG = "/etc/tablework"
@@ -112,7 +113,10 @@ def _pod(container: str, wanted: Wanted, ports: dict[str, int]) -> dict[str, Any
                     "name": container,
                     "image": wanted.image,
                     "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
-                    "env": [{"name": "COMPUTE_CONFIG", "value": f"{_CONFIG}/config.json"}],
+                    "env": [
+                        {"name": "COMPUTE_CONFIG", "value": f"{_CONFIG}/config.json"},
+                        *({"name": name, "value": value} for name, value in SERVE_VARIABLES.items()),
+                    ],
                     "envFrom": [{"secretRef": {"name": f"{wanted.name}-s3", "optional": True}}],
                     # Ray takes what it may use for what it is given.
                     "resources": {"requests": amounts, "limits": dict(amounts)},

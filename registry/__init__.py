@@ -7,7 +7,7 @@ from registry.changes import Change, ChangePage
 from registry.client import ModelRegistry, get_model_registry
 from registry.collection import CollectionReport
 from registry.custom_formats import CustomFormat
-from registry.encoding import encode
+from registry.encoding import encode, encode_columns
 from registry.entry import Event
 from registry.file_store import FileStore
 from registry.journal import Journal
@@ -57,6 +57,7 @@ __all__ = [
     "WebhookRegistry",
     "capture_signature",
     "encode",
+    "encode_columns",
     "get_async_model_registry",
     "get_model_registry",
     "get_task_registry",

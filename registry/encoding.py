@@ -89,6 +89,65 @@ def encode(
     return matrix
 
 
+def encode_columns(
+    columns: Mapping[str, NDArray[Any] | Sequence[Any]],
+    signature: Signature,
+    dtype: Literal["float32", "float64"] = "float32",
+) -> NDArray[Any]:
+    """Turn columns into the matrix a model takes, as `encode` does with rows.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray or sequence, all of one length
+        An array of numbers or booleans is taken as it is; of a sequence, each value is read by itself.
+    signature : Signature
+        The features, in the matrix's order; columns that are none of them are ignored.
+    dtype : {"float32", "float64"}
+        As for `encode`.
+
+    Returns
+    -------
+    ndarray, shape (rows, features)
+
+    Raises
+    ------
+    ColumnMissing, ColumnInvalid
+        As `encode`.
+
+    Examples
+    --------
+    >>> from registry.signature import Column
+    >>> carrier = Column(name="carrier", dtype="category", categories=("AA", "UA"))
+    >>> signature = Signature(columns=(Column(name="distance", dtype="int"), carrier))
+    >>> encode_columns({"distance": np.array([733, 400]), "carrier": ["UA", None]}, signature)
+    array([[733.,   1.],
+           [400.,  nan]], dtype=float32)
+    """
+    rows = len(next(iter(columns.values()), ()))
+    matrix = np.empty((rows, len(signature.columns)), dtype=dtype)
+    readers = _encoder(signature).readers
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused by name
+        for position, column in enumerate(signature.columns):
+            if column.name not in columns:
+                _refuse_missing(column.name, None, columns)
+            values = columns[column.name]
+            if isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and column.dtype in ("int", "float"):
+                matrix[:, position] = values
+                continue
+            read = readers[position][1]
+            for row, value in enumerate(values.tolist() if isinstance(values, np.ndarray) else values):
+                try:
+                    matrix[row, position] = read(value)
+                except BadValue as error:
+                    _refuse(column, row, value, f"{error} is needed")
+    infinite = np.isinf(matrix)
+    if infinite.any():
+        row, index = (int(place[0]) for place in np.nonzero(infinite))
+        name = signature.columns[index].name
+        _refuse(signature.columns[index], row, columns[name][row], f"a finite {dtype} is needed")
+    return matrix
+
+
 def read_texts(table: pd.DataFrame | pa.Table | Rows, column: Column) -> list[str | None]:
     """Return the values of a category column as text, known or not; of a table that `encode` took.
 

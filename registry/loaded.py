@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,40 @@ class LoadedModel:
         CapabilityMissing
             When probabilities are asked of a model that has none.
         """
+        labels, chances = self.answer(rows, labels=not proba, proba=proba)
+        found = chances if proba else labels
+        assert found is not None  # it was asked for
+        return found
+
+    def answer(
+        self,
+        rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]] | NDArray[Any],
+        *,
+        labels: bool = True,
+        proba: bool = False,
+    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+        """Predict from raw rows: what `predict` gives without and with ``proba``, of one pass over the trees.
+
+        Parameters
+        ----------
+        rows : DataFrame, pyarrow.Table, list of dict, or ndarray of shape (rows, features)
+            As for `predict`.
+        labels, proba : bool
+            Which of the two are wanted.
+
+        Returns
+        -------
+        tuple of ndarray or None
+            Numbers or labels of shape (rows,), and probabilities of shape (rows, classes).
+
+        Raises
+        ------
+        ColumnMissing, ColumnInvalid, CapabilityMissing
+            As `predict`.
+        """
         signature = self.record.signature
-        if proba and (signature is None or signature.classes is None):
+        classes = signature.classes if signature is not None else None
+        if proba and classes is None:
             raise CapabilityMissing(
                 f"{self.record.model_id} is a regression and has no probabilities", hint="Leave proba out."
             )
@@ -109,24 +141,39 @@ class LoadedModel:
                     f"{self.record.model_id} was registered without a signature and takes a matrix only",
                     hint="Register it with example=, a table as it was trained on.",
                 )
-            matrix = encode(rows, signature, self._dtype)
+            matrix = encode(rows, signature, self.dtype)
         if not len(matrix):
-            shape = (0, len(signature.classes)) if proba and signature and signature.classes else (0,)
-            return np.empty(shape, dtype="float64" if proba or not signature or not signature.classes else object)
-        classes = signature.classes if signature is not None else None
+            none = np.empty(0, dtype=object if classes else "float64")
+            return none if labels else None, np.empty((0, len(classes))) if proba and classes else None
         if self.record.format not in _BOOSTERS:
-            return self._predict_estimator(self._named(matrix, rows), classes, proba=proba)
+            table = self._named(matrix, rows)
+            return (
+                self._predict_estimator(table, classes, proba=False) if labels else None,
+                self._predict_estimator(table, classes, proba=True) if proba else None,
+            )
         scores = self._score(matrix)
         if classes is None:
-            return scores
+            return scores, None
         chances = _chances(scores, self._objective)
-        if proba:
-            return np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
-        index: NDArray[np.int64] = (chances > 0.5).astype(int) if chances.ndim == 1 else chances.argmax(axis=1)
-        return _labels(classes)[index]
+        found = None
+        if labels:
+            index: NDArray[np.int64] = (chances > 0.5).astype(int) if chances.ndim == 1 else chances.argmax(axis=1)
+            found = _labels(classes)[index]
+        if not proba:
+            return found, None
+        return found, np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
 
     @property
-    def _dtype(self) -> Any:
+    def gives_probabilities(self) -> bool:
+        """Whether `predict` takes ``proba``."""
+        signature = self.record.signature
+        if signature is None or signature.classes is None:
+            return False
+        return self.record.format in _BOOSTERS or hasattr(self.model, "predict_proba")
+
+    @property
+    def dtype(self) -> Literal["float32", "float64"]:
+        """Of the matrix that the native model takes."""
         return "float32" if self.record.format == "xgboost-ubj" else "float64"
 
     def _check_matrix(self, matrix: NDArray[Any]) -> NDArray[Any]:
@@ -136,7 +183,7 @@ class LoadedModel:
             raise ColumnInvalid(f"the matrix has the shape {matrix.shape}, not {wanted}", hint="One column a feature.")
         if matrix.dtype.kind not in "fiub":
             raise ColumnInvalid(f"the matrix holds {matrix.dtype}, not numbers", hint="Give raw rows as a DataFrame.")
-        return matrix.astype(self._dtype, copy=False)
+        return matrix.astype(self.dtype, copy=False)
 
     def _score(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if self.record.format == "lightgbm-text":

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple, Self
@@ -97,7 +97,7 @@ class ModelTable:
         self.changes: MutableMapping[str, str] = {}
         """Ids of late changes and the models they changed: a call that is repeated after a crash happens once."""
 
-        self.signatures: MutableMapping[Signature, Signature] = {}
+        self.signatures: MutableMapping[Hashable, Signature] = {}
         """Each signature once, for the versions of a model mostly have the same: it is the largest part of a record."""
         self.columns = Columns(self.records, self.order)
         """What searches look at; a fork, which only decides, has none of its own."""
@@ -229,7 +229,7 @@ class ModelTable:
                     self._remove(record.model_id, item["deleted_at"])
             elif "signature" in item:
                 signature = Signature.model_validate(item["signature"])
-                signatures.append(self.signatures.setdefault(signature, signature))
+                signatures.append(self._shared(signature))
             elif "name" in item:
                 self.names[item["name"]] = Name(item["newest"], item["aliases"])
             elif "key" in item:
@@ -244,9 +244,12 @@ class ModelTable:
 
     def _add(self, record: ModelRecord, order: int) -> None:
         if record.signature is not None:
-            shared = self.signatures.setdefault(record.signature, record.signature)
-            record = record.model_copy(update={"signature": shared})
+            record = record.model_copy(update={"signature": self._shared(record.signature)})
         self._insert(record, order)
+
+    def _shared(self, signature: Signature) -> Signature:
+        """Return the one object of all signatures that are the same; the classes 0 and 1 are not false and true."""
+        return self.signatures.setdefault((signature, *map(type, signature.classes or ())), signature)
 
     def _insert(self, record: ModelRecord, order: int) -> None:
         known = self.names.get(record.name, Name())

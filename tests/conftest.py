@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from compute.config import CONFIG_VARIABLE, ENV_PREFIX, Config, load_config
+from deployments.ingress import ingress_variables
 from tests.seaweed import SeaweedServer
 
 # Inherited by every process the tests start: a worker must not read the configuration of whoever runs the tests.
 for _name in [name for name in os.environ if name == CONFIG_VARIABLE or name.startswith(ENV_PREFIX)]:
     del os.environ[_name]
+
+# Serve as `make run` has it; read by Ray when it is imported. A replica that goes need not wait for load balancers.
+_INGRESS = tempfile.mkdtemp(prefix="ingress-")
+atexit.register(shutil.rmtree, _INGRESS, ignore_errors=True)
+os.environ |= ingress_variables(Path(_INGRESS)) | {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 
 
 @pytest.fixture

@@ -102,6 +102,12 @@ def models_url(deploy: Callable[[str], str]) -> str:
 
 
 @pytest.fixture(scope="session")
+def inference_url(deploy: Callable[[str], str]) -> str:
+    """Where the inference application answers."""
+    return deploy("inference")
+
+
+@pytest.fixture(scope="session")
 def solver_url(deploy: Callable[[str], str]) -> str:
     """Where the solver application answers."""
     return deploy("solver")
@@ -110,7 +116,7 @@ def solver_url(deploy: Callable[[str], str]) -> str:
 @pytest.fixture(scope="session")
 def serve_url(deploy: Callable[[str], str]) -> str:
     """Where Serve answers, with every application deployed."""
-    for name in ("index", "models", "solver"):
+    for name in ("index", "models", "inference", "solver"):
         url = deploy(name)
     return url.rpartition("/")[0]
 

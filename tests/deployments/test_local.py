@@ -139,6 +139,19 @@ def test_the_main_job_runs_after_an_interruption_and_again_in_seconds(place: Pla
     body = httpx.get(f"{http}/models/", headers={"Authorization": f"Bearer {token}"}).json()
     assert [model["name"] for model in body["models"]] == ["flights-arrival-delay"]
 
+    inputs = [{"name": "input", "shape": [1, 1], "datatype": "FP64", "data": [1]}]
+    asked = httpx.post(
+        f"{http}/v2/models/flights-arrival-delay/infer",
+        json={"inputs": inputs},
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert "error" in asked.json()  # it takes other features, and says so
+    listening = {
+        each.laddr.ip for process in place.marked() if process.name() == "haproxy"
+        for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN
+    }  # fmt: skip
+    assert listening == {"127.0.0.1"}
+
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     marked = place.marked()
     assert len(marked) > 5

@@ -58,7 +58,7 @@ def test_serve_takes_the_file_and_every_builder_its_arguments() -> None:
 
     schema = ServeDeploySchema.model_validate(SERVE_CONFIG)
     assert schema.http_options.host == "127.0.0.1"
-    assert {application.route_prefix for application in schema.applications} == {"/", "/models", "/solver"}
+    assert {application.route_prefix for application in schema.applications} == {"/", "/models", "/v2", "/solver"}
     cpus = 0.0
     for application in schema.applications:
         module, _, function = application.import_path.partition(":")

@@ -20,6 +20,8 @@ from deployments.tokens import Role
 APPLICATIONS = yaml.safe_load((Path(__file__).parents[2] / "serve_config.yaml").read_text())["applications"]
 PUBLIC_ROUTES = {
     ("index", "GET", "/"),
+    ("inference", "GET", "/health/live"),
+    ("inference", "GET", "/health/ready"),
     *((entry["name"], "GET", path) for entry in APPLICATIONS for path in ("/health", "/openapi.json", "/docs")),
 }
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from compute import Config
 from compute.errors import ComputeError, Conflict, Corrupt, InvalidField, ModelNotFound, RevisionMismatch, StorageError
-from registry import Artifact, ModelRecord, ModelRegistry, ObjectStore, get_model_registry
+from registry import Artifact, Column, ModelRecord, ModelRegistry, ObjectStore, Signature, get_model_registry
 from registry.actor import RemoteCatalog
 from registry.models import Draft, new_id
 from tests.fault_proxy import proxy
@@ -525,3 +525,12 @@ def test_an_actor_that_starts_while_its_store_is_away_recovers_by_itself(
         assert remote.get(record.model_id) == record
         assert remote.register(draft) == record
         ray.kill(remote._find())
+
+
+def test_models_that_differ_in_nothing_but_the_kind_of_their_classes_keep_their_own(registry: ModelRegistry) -> None:
+    for classes in ((0, 1), (False, True), (2, 3)):
+        model = LogisticRegression().fit(FRAME.to_numpy()[:2], classes)
+        signature = Signature(columns=(Column(name="x", dtype="float"),), task="binary", classes=classes)
+        record = registry.get_model(registry.register_model(model, "logistic", signature=signature))
+        assert record.signature is not None
+        assert repr(record.signature.classes) == repr(classes)

