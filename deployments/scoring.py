@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute.errors import InvalidField
@@ -55,7 +54,9 @@ class Scorer:
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="score")
         self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
         self.models = ModelCache(
-            partial(registry.load_model, threads=threads), max_bytes=max_bytes, max_models=max_models
+            lambda model_id: registry.load_model(model_id, threads=threads).with_few_rows(),
+            max_bytes=max_bytes,
+            max_models=max_models,
         )
 
     async def predict(self, reference: str, rows: Rows, *, proba: bool = False) -> dict[str, Any]:

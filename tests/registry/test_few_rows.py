@@ -1,0 +1,123 @@
+"""Requests of a few rows are answered as the library answers: by a faster way where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingClassifier, RandomForestClassifier
+
+from compute import Config
+from registry import LoadedModel, capture_signature, encode, get_model_registry
+
+RNG = np.random.default_rng(0)
+FRAME = pd.DataFrame(
+    {
+        "distance": RNG.integers(0, 40, 3000) / 4,  # many values lie on the thresholds themselves
+        "weight": RNG.normal(size=3000),
+        "carrier": RNG.choice(["AA", "B6", "UA", "WN"], 3000),
+    }
+)
+FRAME.loc[RNG.random(3000) < 0.1, "distance"] = np.nan
+AMOUNT = FRAME["distance"].fillna(20) * 3 + FRAME["weight"] ** 2 + (FRAME["carrier"] == "UA") * 7 + 30
+CLASSES = np.digitize(AMOUNT, [40, 50])
+
+
+def booster(target: Any, objective: str, **params: Any) -> tuple[Any, Any]:
+    task: Any = "regression" if objective.startswith(("reg", "count")) else None
+    signature = capture_signature(FRAME, target="y", target_values=target, task=task)
+    table = xgboost.DMatrix(
+        encode(FRAME, signature), label=target, feature_names=list(signature.feature_names),
+        feature_types=list(signature.feature_types), enable_categorical=True,
+    )  # fmt: skip
+    evals = {"evals": [(table, "train")], "early_stopping_rounds": 2} if params.pop("stops", False) else {}
+    return xgboost.train({"objective": objective, **params}, table, 30, verbose_eval=False, **evals), signature
+
+
+def estimator(model: Any, target: Any) -> tuple[Any, Any]:
+    task: Any = "regression" if isinstance(model, ExtraTreesRegressor) else None
+    signature = capture_signature(FRAME, target="y", target_values=target, task=task)
+    return model.fit(encode(FRAME, signature, dtype="float64"), target), signature
+
+
+MODELS = {
+    "amounts": lambda: booster(AMOUNT, "reg:squarederror"),
+    "stopped early": lambda: booster(AMOUNT, "reg:squarederror", stops=True, eta=1.0),
+    "counts": lambda: booster(np.round(AMOUNT), "count:poisson"),
+    "two classes": lambda: booster(CLASSES > 0, "binary:logistic"),
+    "three classes": lambda: booster(CLASSES, "multi:softprob", num_class=3),
+    "labels": lambda: booster(CLASSES, "multi:softmax", num_class=3),
+    "forest": lambda: estimator(RandomForestClassifier(20, random_state=0), CLASSES),
+    "trees": lambda: estimator(ExtraTreesRegressor(20, random_state=0), AMOUNT),
+    "histograms": lambda: estimator(HistGradientBoostingClassifier(max_iter=10), CLASSES > 0),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    from compute import load_config
+
+    config: Config = load_config()
+    uri = tmp_path_factory.mktemp("few").as_uri()
+    config = config.model_copy(update={"storage": config.storage.model_copy(update={"uri": uri})})
+    registry = get_model_registry(
+        config.model_copy(update={"compute": config.compute.model_copy(update={"backend": "local"})})
+    )
+    native, signature = MODELS[request.param]()
+    kind = "xgboost" if isinstance(native, xgboost.Booster) else "sklearn"
+    return registry.load_model(registry.register_model(native, kind, signature=signature), threads=1)
+
+
+def test_the_faster_way_is_taken_and_answers_the_same(model: LoadedModel) -> None:
+    fast = model.with_few_rows()
+    assert fast._few_rows is not None, "these kinds of models have one"
+    for start in range(0, 300, 3):
+        rows = FRAME.iloc[start : start + 3]
+        assert np.array_equal(fast.predict(rows), model.predict(rows)) or np.allclose(
+            fast.predict(rows).astype(float), model.predict(rows).astype(float), rtol=1e-9, atol=0
+        )
+        if model.gives_probabilities:
+            assert np.allclose(fast.predict(rows, proba=True), model.predict(rows, proba=True), rtol=1e-6, atol=2e-7)
+            labels, chances = fast.answer(rows, labels=True, proba=True)
+            assert labels is not None
+            assert chances is not None
+            assert np.array_equal(labels, fast.predict(rows))
+            assert np.array_equal(chances, fast.predict(rows, proba=True))
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "distance": st.one_of(
+                    st.none(), st.integers(-2, 42).map(lambda number: number / 4), st.floats(-1e6, 1e6)
+                ),
+                "weight": st.one_of(st.none(), st.floats(-1e30, 1e30)),
+                "carrier": st.sampled_from(["AA", "B6", "UA", "WN", "never seen", None]),
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+@settings(deadline=None)
+def test_whatever_the_row_the_answers_are_the_same(model: LoadedModel, rows: list[dict[str, Any]]) -> None:
+    fast = model.with_few_rows()
+    assert np.allclose(fast.predict(rows).astype(float), model.predict(rows).astype(float), rtol=1e-9, atol=0)
+
+
+def test_a_model_for_which_there_is_no_faster_way_is_as_it_was(config: Config) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    registry = get_model_registry(config)
+    model = registry.load_model(
+        registry.register_model(
+            LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]), "linear", example=pd.DataFrame({"x": [1.0]})
+        )
+    )
+    assert model.with_few_rows().predict([{"x": 3.0}])[0] == pytest.approx(3.0)
