@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 NAME = "deployments.stderr"
 
@@ -16,7 +17,8 @@ def log_to_stderr() -> None:
         logger = logging.getLogger(room)
         if any(handler.get_name() == NAME for handler in logger.handlers):
             continue
-        handler = logging.StreamHandler()
+        # Not `sys.stderr`: Serve puts something there that looks for the caller of each line, at 50 microseconds.
+        handler = logging.StreamHandler(sys.__stderr__)
         handler.set_name(NAME)
         handler.setFormatter(logging.Formatter("ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"))
         logger.addHandler(handler)

@@ -58,7 +58,7 @@ Name = Annotated[str, Path(max_length=300, description="A name, `name@alias`, or
 Version = Annotated[str, Path(max_length=300, description="A version, or an alias.")]
 
 
-def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config) -> Application:
+def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config, *, echo_request_id: bool = False) -> Application:
     """Return the application.
 
     Parameters
@@ -69,6 +69,8 @@ def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config) -> Applicati
         Holds the models.
     config : Config
         For the door (`Application`).
+    echo_request_id : bool
+        False behind Serve's proxy, which sends it back itself.
     """
     app = Application(
         title="Inference",
@@ -76,6 +78,7 @@ def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config) -> Applicati
         "or one matrix where all features are numbers.",
         rules=RULES,
         config=config,
+        echo_request_id=echo_request_id,
         error_response=v2_error,
     )
     call = Threads(8, "v2").call

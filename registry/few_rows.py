@@ -1,9 +1,9 @@
 """Tree models scored a few rows at a time: what a call of their libraries costs is far more than the trees do.
 
 Treelite reads the models of XGBoost and of scikit-learn, and its GTIL walks their trees at once: 30 instead of 130
-microseconds for a row of a booster of XGBoost, or of 10,000 for a forest. It is used only where it says what the library
-says, on rows made to find a difference, and only for as many rows as it is the faster one for. LightGBM's own call is as
-fast.
+microseconds for a row of a booster of XGBoost, or of 10,000 for a forest. It is used only where it says what the
+library says, on rows made to find a difference, and only for as many rows as it is the faster one for. The call of
+LightGBM is fast by itself.
 """
 
 from __future__ import annotations

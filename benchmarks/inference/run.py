@@ -17,7 +17,7 @@ from registry import Column, Signature, get_model_registry, open_store
 
 CONNECTIONS = (1, 16, 64)
 TURNS = 5
-SECONDS = 3.0
+SECONDS = 2.0
 OURS = "ours"
 PEER = "FastAPI on uvicorn"
 
@@ -67,7 +67,7 @@ def _register(kind: str, state: Path, file: Path) -> None:
 
 def _start(stack: contextlib.ExitStack, kind: str, state: Path, file: Path) -> dict[str, Server]:
     row = data()[0][0].tolist()
-    ports = [free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(4)]
     plain = json.dumps({"rows": [row]})
     tensor = {"name": "input", "shape": [1, FEATURES], "datatype": "FP32", "data": row}
     asked = json.dumps({"inputs": [tensor]} if kind == "xgboost" else {
@@ -76,12 +76,13 @@ def _start(stack: contextlib.ExitStack, kind: str, state: Path, file: Path) -> d
     json_header = {"Content-Type": "application/json"}
     token = (state / "bench-token").read_text(encoding="utf-8")
     authorized = {**json_header, "Authorization": f"Bearer {token}"}
-    url, _ = stack.enter_context(ours(state, "inference"))
+    url = stack.enter_context(ours(state, ports[3]))
     stack.enter_context(process("benchmarks.inference.bare", str(ports[0]), COMPUTE_STORAGE__URI=str(state)))
     stack.enter_context(process("benchmarks.inference.fastapi_peer", str(file), str(ports[1])))
     stack.enter_context(process("benchmarks.inference.serve_peer", str(file), str(ports[2])))
     return {
         OURS: Server(f"{url}/models/bench/infer", asked, authorized),
+        "ours, data port": Server(f"http://127.0.0.1:{ports[3]}/v2/models/bench/infer", asked, authorized),
         "ours on bare uvicorn": Server(f"http://127.0.0.1:{ports[0]}/models/bench/infer", asked, authorized),
         PEER: Server(f"http://127.0.0.1:{ports[1]}/predict", plain, json_header),
         "Ray Serve as it comes": Server(f"http://127.0.0.1:{ports[2]}/predict", plain, json_header),

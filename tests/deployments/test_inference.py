@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
+import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable
@@ -16,6 +19,7 @@ import pandas as pd
 import pytest
 
 from compute import Config
+from deployments.inference_app import InferenceAppArgs, build
 from deployments.tokens import Role
 from jobs import train_model
 from registry import ModelRegistry, get_model_registry
@@ -283,3 +287,46 @@ def test_models_are_loaded_and_let_go_by_the_repository_extension(
         ).json()  # fmt: skip
         states = {entry["name"]: entry["state"] for entry in index}
         assert states.get(name) == ("UNAVAILABLE" if there else None)
+
+
+@pytest.mark.timeout(120)
+def test_a_data_port_is_shared_by_replicas_and_no_request_is_lost_when_they_change(
+    serve: Any, deploy: Callable[[str], str], tokens: dict[Role, str], delays: str, served_config_path: Any
+) -> None:
+    deploy("index")  # Serve itself
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    args = InferenceAppArgs(config_path=str(served_config_path), data_port=port, replicas=2, cpus=0.02)
+    serve.run(build(args), name="direct", route_prefix="/direct")
+    url, body = f"http://127.0.0.1:{port}/v2/models/{delays}/infer", {"inputs": tensors(FRAME.head(1))}
+    headers = {"Authorization": f"Bearer {tokens[Role.READ]}"}
+    refused = httpx.post(url, json=body)
+    assert (refused.status_code, list(refused.json())) == (401, ["error"])
+    assert refused.headers["x-request-id"]
+
+    stop, statuses, lost = threading.Event(), [], []
+
+    def ask() -> None:
+        with httpx.Client(headers=headers, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    statuses.append(client.post(url, json=body).status_code)
+                except httpx.TransportError as error:  # a connection that was closed before the request was taken
+                    lost.append(error)
+                    time.sleep(0.01)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    serve.run(build(args.model_copy(update={"cache_models": 7})), name="direct", route_prefix="/direct")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {200}
+    assert len(statuses) > 50
+    # What is left is what no server can help: a client that sends while its idle connection is being closed.
+    assert len(lost) <= 2 * len(threads)
+    serve.delete("direct")
+    with pytest.raises(httpx.ConnectError):
+        httpx.post(url, json=body, headers=headers)

@@ -54,6 +54,7 @@ def _application(entry: dict[str, Any], config_path: Path) -> Application:
         for item in vars(module).values()
         if isinstance(item, type) and item.__module__ == module.__name__ and hasattr(item, "__serve_build_asgi_app__")
     ]
+    replicas = [each for each in replicas if each.__base__ not in replicas]  # not the variants of another
     assert len(replicas) == 1
     args = module.build.__annotations__["args"].model_validate({**entry["args"], "config_path": str(config_path)})
     app: Application = replicas[0](args).__serve_build_asgi_app__()
