@@ -81,6 +81,27 @@ class MLTasks(jobs.MLTasks):
             engine=engine,
         )
 
+    def tune_model(
+        self,
+        data: object,
+        target_col: str,
+        features: Sequence[str] | None = None,
+        model_type: str = "xgboost",
+        search_space: Mapping[str, Any] | None = None,
+        trials: int = 32,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Find good parameters by trials, which run here: see `jobs.tune_model`.
+
+        Rows of a Dask DataFrame are brought to this process, if they fit, and sent from there once.
+        """
+        manager = options.pop("manager", None) or self._open()
+        if _is_dask_frame(data):
+            data = self._table(data)
+        return super().tune_model(
+            data, target_col, features, model_type, search_space, trials, manager=manager, **options
+        )
+
     def predict_batch(
         self,
         model_id: str,

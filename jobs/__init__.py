@@ -1,4 +1,4 @@
-"""Work on data: train, predict, evaluate.
+"""Work on data: train, tune, predict, evaluate.
 
 The names load on first use: importing the package costs nothing, and ``python -m jobs.train`` finds its module
 not imported yet, as `runpy` wants it.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jobs.predict import predict_batch
     from jobs.tables import open_table
     from jobs.train import train_model
+    from jobs.tune import tune_model
 
 __all__ = [
     "DaskTable",
@@ -34,6 +35,7 @@ __all__ = [
     "predict_batch",
     "predict_lazily",
     "train_model",
+    "tune_model",
 ]
 
 _HOMES = {
@@ -50,6 +52,7 @@ _HOMES = {
     "parallel_model_training": "jobs.parallel",
     "predict_batch": "jobs.predict",
     "train_model": "jobs.train",
+    "tune_model": "jobs.tune",
 }
 
 

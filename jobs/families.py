@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.floating[Any]]
 
 
+ROUNDS = (
+    "num_boost_round", "n_estimators", "num_iterations", "num_iteration", "n_iter", "num_tree", "num_trees",
+    "num_round", "num_rounds", "nrounds", "max_iter",
+)  # fmt: skip
+"""What the libraries call the number of boosting rounds."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What to learn: the task, the columns of the matrix, and how.
@@ -46,9 +53,10 @@ class Family:
     """One model type.
 
     ``check`` refuses parameters the library does not know, before any data are read. ``fit`` takes the training
-    matrix, its encoded target and the problem. ``score`` gives values of shape (rows,) for regression and
-    probabilities of shape (rows, classes) otherwise. ``rounds`` is the number of boosting rounds or trees, and
-    ``peak`` the bytes that fitting takes on top of the matrix, for (rows, features, params).
+    matrix, its encoded target and the problem, and where ``continues`` also a model to which it adds its rounds.
+    ``score`` gives values of shape (rows,) for regression and probabilities of shape (rows, classes) otherwise.
+    ``rounds`` is the number of boosting rounds or trees, and ``peak`` the bytes that fitting takes on top of the
+    matrix, for (rows, features, params).
     """
 
     model_type: str
@@ -56,10 +64,11 @@ class Family:
     dtype: Literal["float32", "float64"]
     distributes: bool
     check: Callable[[Mapping[str, Any], str | None], None]
-    fit: Callable[[Matrix, Matrix, Problem], Any]
+    fit: Callable[..., Any]
     score: Callable[[Any, Matrix, Problem], Matrix]
     rounds: Callable[[Mapping[str, Any]], int]
     peak: Callable[[int, int, Mapping[str, Any]], int]
+    continues: bool = False
 
 
 def find_family(model_type: str) -> Family:

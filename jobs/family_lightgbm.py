@@ -9,15 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import InvalidField
-from jobs.families import Family, Problem, plain_names, refuse_unknown, take_rounds
+from jobs.families import ROUNDS, Family, Problem, plain_names, refuse_unknown, take_rounds
 
 if TYPE_CHECKING:
-    from jobs.families import Matrix
+    from jobs.families import ROUNDS, Matrix
 
-_ROUNDS = (
-    "num_boost_round", "n_estimators", "num_iterations", "num_iteration", "n_iter", "num_tree", "num_trees",
-    "num_round", "num_rounds", "nrounds", "max_iter",
-)  # fmt: skip
 _OBJECTIVES = {
     "regression": (
         "regression", "regression_l2", "l2", "mean_squared_error", "mse", "l2_root", "root_mean_squared_error", "rmse",
@@ -45,10 +41,10 @@ def check(params: Mapping[str, Any], task: str | None) -> None:
     """Look the names up in LightGBM's own table of parameters and aliases."""
     from lightgbm.basic import _ConfigAliases
 
-    _, rest = take_rounds(params, _ROUNDS)
+    _, rest = take_rounds(params, ROUNDS)
     # LightGBM publishes the table through its C interface; this is the only reader of it in the package.
     table = _ConfigAliases._get_all_param_aliases()
-    known = {alias for aliases in table.values() for alias in aliases} | set(table) | set(_ROUNDS)
+    known = {alias for aliases in table.values() for alias in aliases} | set(table) | set(ROUNDS)
     refuse_unknown(rest, known - _OURS, "LightGBM")
     _check_objective(rest, task)
 
@@ -68,7 +64,7 @@ def booster_params(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Return the number of rounds and the parameters of `lightgbm.train`; the caller's win over ours."""
     from lightgbm.basic import _ConfigAliases
 
-    rounds, rest = take_rounds(problem.params, _ROUNDS)
+    rounds, rest = take_rounds(problem.params, ROUNDS)
     task = problem.target.task
     _check_objective(rest, task)
     ours: dict[str, Any] = {
@@ -96,14 +92,14 @@ def dataset_options(problem: Problem) -> dict[str, Any]:
     }
 
 
-def fit(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
-    """Train on a binned copy of the matrix."""
+def fit(matrix: Matrix, target: Matrix, problem: Problem, start: Any = None) -> Any:
+    """Train on a binned copy of the matrix, going on from the rounds of a model if one is given."""
     import lightgbm
 
     rounds, params = booster_params(problem)
     data = lightgbm.Dataset(matrix, label=target, params=params, **dataset_options(problem))
     try:
-        return lightgbm.train(params, data, rounds)
+        return lightgbm.train(params, data, rounds, init_model=start)
     except lightgbm.basic.LightGBMError as error:
         raise InvalidField(f"LightGBM refused the parameters: {error}") from error
 
@@ -125,7 +121,8 @@ LIGHTGBM = Family(
     check=check,
     fit=fit,
     score=score,
-    rounds=lambda params: take_rounds(params, _ROUNDS)[0],
+    rounds=lambda params: take_rounds(params, ROUNDS)[0],
     # The binned matrix (one or two bytes a cell), and gradients, positions and predictions for each row.
     peak=lambda rows, features, _params: rows * (2 * features + 40),
+    continues=True,
 )

@@ -104,8 +104,8 @@ def matrix_options(problem: Problem) -> dict[str, Any]:
     }
 
 
-def fit(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
-    """Train on a quantised copy of the matrix."""
+def fit(matrix: Matrix, target: Matrix, problem: Problem, start: Any = None) -> Any:
+    """Train on a quantised copy of the matrix, going on from the rounds of a model if one is given."""
     import xgboost
 
     rounds, params = booster_params(problem)
@@ -113,7 +113,7 @@ def fit(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
         matrix, label=target, max_bin=params.get("max_bin"), nthread=problem.threads, **matrix_options(problem)
     )
     try:
-        return xgboost.train(params, data, rounds)
+        return xgboost.train(params, data, rounds, xgb_model=start)
     except xgboost.core.XGBoostError as error:
         raise InvalidField(
             f"XGBoost refused the parameters: {str(error).partition('Stack trace')[0].strip()}"
@@ -140,4 +140,5 @@ XGBOOST = Family(
     rounds=lambda params: take_rounds(params, _ROUNDS)[0],
     # The quantised matrix (one or two bytes a cell), and gradients, positions and predictions for each row.
     peak=lambda rows, features, _params: rows * (2 * features + 40),
+    continues=True,
 )

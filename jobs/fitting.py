@@ -83,8 +83,33 @@ class Clock:
         return {**self.seconds, "total": round(time.perf_counter() - self._start, 4)}
 
 
+@dataclass
+class Prepared:
+    """A table as models are fitted to it: read once, split, encoded by what the training rows alone say."""
+
+    matrix: npt.NDArray[Any]
+    truth: npt.NDArray[Any]
+    validation: npt.NDArray[np.bool_]
+    target: Target
+    signature: Signature
+    dropped: int
+    left_out: dict[str, str]
+
+    @property
+    def training(self) -> npt.NDArray[np.intp]:
+        """Places of the training rows."""
+        import numpy as np
+
+        return np.flatnonzero(~self.validation)
+
+
 def fit_here(request: Request, plan: Plan, clock: Clock) -> Fitted:
     """Train in this process, with all of its threads."""
+    return fit_prepared(prepare(request, clock), request, plan, clock)
+
+
+def prepare(request: Request, clock: Clock) -> Prepared:
+    """Read the table, hold rows back, and encode it."""
     import numpy as np
 
     from registry import capture_signature, encode
@@ -97,10 +122,8 @@ def fit_here(request: Request, plan: Plan, clock: Clock) -> Fitted:
 
     target = find_target(frame[request.target], request.task)
     truth = target.encode(frame[request.target])
-    classes = target.classes
-    validation = held_out(truth if classes else None, len(frame), request.fraction, request.seed)
-    training = np.flatnonzero(~validation)
-    part = _without_unseen(frame.iloc[training])
+    validation = held_out(truth if target.classes else None, len(frame), request.fraction, request.seed)
+    part = _without_unseen(frame.iloc[np.flatnonzero(~validation)])
     features, left_out = usable_features(part, request)
     signature = capture_signature(
         part[list(features)], target=request.target, target_values=part[request.target], task=target.task
@@ -108,12 +131,19 @@ def fit_here(request: Request, plan: Plan, clock: Clock) -> Fitted:
     del part
     matrix = encode(frame, signature, dtype=request.family.dtype)
     clock.lap("prepare")
+    return Prepared(matrix, truth, validation, target, signature, dropped, left_out)
 
-    problem = problem_of(signature, target, request, plan.threads)
+
+def fit_prepared(prepared: Prepared, request: Request, plan: Plan, clock: Clock) -> Fitted:
+    """Train on the training rows, and measure on the others."""
+    target, truth, matrix = prepared.target, prepared.truth, prepared.matrix
+    training = prepared.training
+    problem = problem_of(prepared.signature, target, request, plan.threads)
     learnt = truth[training]
     model = request.family.fit(matrix[training], learnt, problem)
     clock.lap("fit")
     baseline = baseline_of(learnt, target)
+    validation = prepared.validation
     metrics = measure(truth[validation], request.family.score(model, matrix[validation], problem), baseline)
     clock.lap("evaluate")
 
@@ -121,12 +151,16 @@ def fit_here(request: Request, plan: Plan, clock: Clock) -> Fitted:
 
     return Fitted(
         model=model,
-        signature=signature,
+        signature=prepared.signature,
         target=target,
         metrics=metrics,
         baseline=baseline,
-        rows={"training_rows": len(training), "validation_rows": int(validation.sum()), "dropped_rows": dropped},
-        left_out=left_out,
+        rows={
+            "training_rows": len(training),
+            "validation_rows": int(validation.sum()),
+            "dropped_rows": prepared.dropped,
+        },
+        left_out=prepared.left_out,
         data=data_lineage(request.table.lineage(), (matrix, truth)),
     )
 

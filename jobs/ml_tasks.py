@@ -12,6 +12,7 @@ from compute import Config, load_config
 from jobs.evaluate import evaluate_model
 from jobs.predict import predict_batch
 from jobs.train import train_model
+from jobs.tune import tune_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ class MLTasks:
     Examples
     --------
     >>> sorted(name for name in dir(MLTasks) if not name.startswith("_"))
-    ['config', 'evaluate_model', 'predict_batch', 'train_model']
+    ['config', 'evaluate_model', 'predict_batch', 'train_model', 'tune_model']
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -78,6 +79,21 @@ class MLTasks:
             num_workers=num_workers,
             engine=engine,
             config=self._config,
+        )
+
+    def tune_model(
+        self,
+        data: object,
+        target_col: str,
+        features: Sequence[str] | None = None,
+        model_type: str = "xgboost",
+        search_space: Mapping[str, Any] | None = None,
+        trials: int = 32,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Find good parameters by trials, and train with the best: see `jobs.tune_model`, whose options these are."""
+        return tune_model(
+            data, target_col, features, model_type, search_space, trials, **{"config": self._config, **options}
         )
 
     def predict_batch(

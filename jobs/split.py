@@ -76,3 +76,31 @@ def held_out(places: npt.NDArray[Any] | None, rows: int, fraction: float, seed: 
             context={"rows": rows, "validation_fraction": fraction},
         )
     return mask
+
+
+def fold_numbers(places: npt.NDArray[Any] | None, rows: int, folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Deal the rows out to folds of equal size, class by class.
+
+    Parameters
+    ----------
+    places : ndarray of shape (rows,) or None
+        Each row's class.
+    rows, folds : int
+        Their numbers.
+    seed : int
+        The same seed deals the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> np.bincount(fold_numbers(None, 10, 3, seed=0)).tolist()
+    [4, 3, 3]
+    """
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(rows)
+    if places is not None:
+        order = order[np.argsort(places[order], kind="stable")]
+    numbers = np.empty(rows, dtype="int64")
+    numbers[order] = np.arange(rows) % folds
+    return numbers

@@ -139,10 +139,10 @@ def train_model(
         check_rows(table.rows, table.source)
     clock.lap("open")
     if engine is None:
-        plan = _plan(request, distribute_data, num_workers, config)
+        plan = make_plan(request, distribute_data, num_workers, config)
     else:
         # The matrix is made in this process, which has to have the memory.
-        plan = _plan(request, False, None, config)
+        plan = make_plan(request, False, None, config)
     family.check(params, task if task in ("regression", "binary", "multiclass") else None)
     clock.lap("check")
     if engine is not None:
@@ -159,10 +159,11 @@ def train_model(
         from jobs.distributed import fit_over_cluster
 
         fitted = fit_over_cluster(request, plan, clock)
-    return _register(request, plan, fitted, clock, name=name, tags=tags, metadata=metadata, config=config)
+    return register(request, plan, fitted, clock, name=name, tags=tags, metadata=metadata, config=config)
 
 
-def _plan(request: Request, distribute: bool | None, num_workers: int | None, config: Config) -> Plan:
+def make_plan(request: Request, distribute: bool | None, num_workers: int | None, config: Config) -> Plan:
+    """Choose where to train, from the size of the table and what the family takes."""
     table, family = request.table, request.family
     if isinstance(table, DaskTable) and family.distributes and distribute is not False:
         return table.plan(num_workers)
@@ -186,7 +187,7 @@ def _plan(request: Request, distribute: bool | None, num_workers: int | None, co
     )
 
 
-def _register(
+def register(
     request: Request,
     plan: Plan,
     fitted: Fitted,
@@ -196,7 +197,9 @@ def _register(
     tags: Iterable[str] | None,
     metadata: Mapping[str, Any] | None,
     config: Config,
+    study: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """Register what was fitted; return what `train_model` returns."""
     from jobs.lineage import job_id, software
     from registry import get_model_registry
 
@@ -214,6 +217,7 @@ def _register(
         "plan": plan.mode,
         "software": software([*request.family.libraries, "pandas", "numpy"]),
         "job_id": job_id(),
+        **({} if study is None else {"study": dict(study)}),
     }
     registry = get_model_registry(config)
     model_id = registry.register_model(
@@ -254,11 +258,11 @@ _EXAMPLE = """example:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command's options."""
+def training_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Return the options that training and tuning share."""
     from jobs.commands import base_parser, comma_list, parameter
 
-    options = base_parser("python -m jobs.train", "Train a model on a table, measure it and register it.", _EXAMPLE)
+    options = base_parser(program, description, example)
     options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
     options.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict")
     options.add_argument("--features", type=comma_list, metavar="A,B,C", help="columns to predict from (default: all)")
@@ -276,6 +280,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--validation-fraction", type=float, default=0.2, metavar="SHARE", help="default: 0.2")
     options.add_argument("--drop-null-target", action="store_true", help="leave out rows without a target")
     options.add_argument("--seed", type=int, default=0, help="of the split and of the model (default: 0)")
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = training_parser("python -m jobs.train", "Train a model on a table, measure it and register it.", _EXAMPLE)
     options.add_argument(
         "--distribute", choices=("auto", "yes", "no"), default="auto", help="train over the cluster (default: auto)"
     )

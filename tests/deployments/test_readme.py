@@ -54,9 +54,10 @@ def test_the_examples_run_in_order_and_curl_gets_what_they_registered(
             result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
             assert result.returncode == 0, result.stderr
             answers.append(json.loads(result.stdout))
-    listing, prediction, task = answers
+    listing, prediction, task, inferred = answers
     assert "diabetes" in {model["name"] for model in listing["models"]}
     assert len(prediction["predictions"]) == 1
+    assert inferred["outputs"][0]["shape"] == [1]
     assert task["task_id"]
     assert task["status"] in ("PENDING", "RUNNING", "SUCCEEDED")
 
