@@ -2,12 +2,14 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the handlers, which are local functions.
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import Query, Request
 from starlette.responses import Response
 
 from compute import Config
+from compute.errors import CapabilityMissing, InvalidField
 from deployments.access import Rules
 from deployments.application import Application
 from deployments.artifacts_api import RULES as ARTIFACT_RULES
@@ -24,11 +26,13 @@ from deployments.rendering import JSONResponse
 from deployments.rows import read_rows
 from deployments.scoring import Scorer
 from deployments.spool import sweep
+from deployments.table_formats import MEDIA_TYPES, format_of, wanted_format
 from deployments.threads import Threads
 from deployments.tokens import Role
 from deployments.webhooks_api import RULES as WEBHOOK_RULES
 from deployments.webhooks_api import webhooks_api
-from registry import ModelRegistry, get_webhooks, open_store
+from jobs import BodyFormat, read_body, write_body
+from registry import ModelRecord, ModelRegistry, get_webhooks, open_store
 
 RULES: Rules = {
     **RECORD_RULES,
@@ -40,6 +44,7 @@ RULES: Rules = {
     ("POST", "/{model_id}/predict"): Role.READ,
 }
 
+Explain = Annotated[bool, Query(description="Also what each feature contributed; of boosters.")]
 Proba = Annotated[bool, Query(description="Probabilities of the classes instead of the class.")]
 
 
@@ -77,13 +82,48 @@ def models_api(registry: ModelRegistry, scorer: Scorer, config: Config, max_stre
         "/{model_id}/predict",
         summary="Predict rows",
         openapi_extra={"requestBody": _predict_body()},
-        responses={200: {"content": {"application/json": {"example": _PREDICTION}}}},
+        responses={
+            200: {"content": {kind: {} for kind in MEDIA_TYPES} | {"application/json": {"example": _PREDICTION}}}
+        },
     )
-    async def predict(model_id: Reference, request: Request, proba: Proba = False) -> Response:
-        rows = read_rows(await request.body())
-        return JSONResponse(await scorer.predict(model_id, rows, proba=proba))
+    async def predict(
+        model_id: Reference, request: Request, proba: Proba = False, explain: Explain = False
+    ) -> Response:
+        kind, wanted = format_of(request.headers.get("content-type")), wanted_format(request.headers.get("accept"))
+        if explain and wanted != "json":
+            raise InvalidField("explanations are given as JSON only", context={"field": "explain"})
+        body = await request.body()
+        rows = read_rows(body) if kind == "json" else await _read_table(kind, body, await scorer.record(model_id))
+        answer = await scorer.predict(model_id, rows, proba=proba, explain=explain)
+        if wanted == "json":
+            return JSONResponse(answer)
+        return Response(
+            await asyncio.to_thread(_as_table, wanted, answer),
+            media_type=next(media for media, name in MEDIA_TYPES.items() if name == wanted),
+            headers={"X-Model-Id": answer["model_id"], "X-Model-Version": str(answer["version"])},
+        )
 
     return app
+
+
+async def _read_table(kind: BodyFormat, body: bytes, record: ModelRecord) -> Any:
+    if record.signature is None:
+        raise CapabilityMissing(
+            f"{record.model_id} was registered without a signature and takes lists of numbers only",
+            hint='Send {"rows": [[1.5, 2.0], ...]}.',
+        )
+    return await asyncio.to_thread(read_body, kind, body, record.signature)
+
+
+def _as_table(wanted: BodyFormat, answer: dict[str, Any]) -> bytes:
+    """Return the answer in the columns that batch inference writes."""
+    import pyarrow as pa
+
+    values = answer["predictions"]
+    if "classes" not in answer:
+        return write_body(wanted, pa.table({"prediction": values}))
+    columns = {f"probability_{label}": [row[place] for row in values] for place, label in enumerate(answer["classes"])}
+    return write_body(wanted, pa.table(columns))
 
 
 _PREDICTION = {"predictions": [12.5], "model_id": EXAMPLE["model_id"], "name": "delays", "version": 3}
@@ -99,4 +139,5 @@ def _predict_body() -> dict[str, Any]:
             "columns": {"type": "object", "additionalProperties": {"type": "array"}},
         },
     }
-    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+    tables: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES}
+    return {"required": True, "content": {**tables, "application/json": {"schema": schema, "example": example}}}

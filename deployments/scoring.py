@@ -14,6 +14,8 @@ from deployments.rows import Rows, matrix_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
     from registry import LoadedModel, ModelRecord, ModelRegistry
 
 Answer = TypeVar("Answer")
@@ -59,22 +61,27 @@ class Scorer:
             max_models=max_models,
         )
 
-    async def predict(self, reference: str, rows: Rows, *, proba: bool = False) -> dict[str, Any]:
+    async def predict(
+        self, reference: str, rows: Rows | pa.Table, *, proba: bool = False, explain: bool = False
+    ) -> dict[str, Any]:
         """Return predictions for raw rows.
 
         Parameters
         ----------
         reference : str
             A model id, ``name``, ``name@alias`` or ``name:version``.
-        rows : list of dict
+        rows : list of dict, or pyarrow.Table
             Raw rows as the training data had them; no rows are no mistake and give no predictions.
         proba : bool
             For a classification: the probability of each class, in the order of ``classes``, instead of the class.
+        explain : bool
+            Also what each feature contributed (`LoadedModel.explain`).
 
         Returns
         -------
         dict
-            ``predictions``, ``model_id``, ``name``, ``version``, and ``classes`` with `proba`.
+            ``predictions``, ``model_id``, ``name``, ``version``; ``classes`` with `proba`; and with `explain` for
+            each row ``contributions`` by feature, whose sum with its ``base_values`` is the ``margins`` of the trees.
         """
         model = await self.model(reference)
         record = model.record
@@ -93,6 +100,8 @@ class Scorer:
         }
         if proba:
             answer["classes"] = classes
+        if explain:
+            answer |= await self.run(len(rows), lambda: explanations(model, rows))
         return answer
 
     async def record(self, reference: str) -> ModelRecord:
@@ -117,10 +126,24 @@ class Scorer:
         return await asyncio.get_running_loop().run_in_executor(self._lookups, self._registry.resolve, reference)
 
 
-def score(model: LoadedModel, rows: Rows, *, proba: bool) -> list[Any]:
+def score(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> list[Any]:
     """Return the model's predictions as plain values."""
-    if not rows:
-        return []
-    table = matrix_of(rows) if model.record.signature is None else rows
-    predictions: list[Any] = model.predict(table, proba=proba).tolist()
+    predictions: list[Any] = model.predict(_table(model, rows), proba=proba).tolist() if len(rows) else []
     return predictions
+
+
+def explanations(model: LoadedModel, rows: Rows | pa.Table) -> dict[str, Any]:
+    """Return what each feature contributed to each prediction, as plain values."""
+    if not len(rows):
+        return {"contributions": [], "base_values": [], "margins": []}
+    names = model.record.signature.feature_names if model.record.signature is not None else ()
+    contributions, base = model.explain(_table(model, rows))
+    return {
+        "contributions": [dict(zip(names, row, strict=True)) for row in contributions.tolist()],
+        "base_values": base.tolist(),
+        "margins": (contributions.sum(axis=1) + base).tolist(),
+    }
+
+
+def _table(model: LoadedModel, rows: Rows | pa.Table) -> Any:
+    return matrix_of(rows) if model.record.signature is None and isinstance(rows, list) else rows

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jobs.bodies import BodyFormat, read_body, write_body
     from jobs.dask_scoring import evaluate_lazily, predict_lazily
     from jobs.dask_table import DaskTable
     from jobs.evaluate import evaluate_model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jobs.tune import tune_model
 
 __all__ = [
+    "BodyFormat",
     "DaskTable",
     "MLTasks",
     "Training",
@@ -34,11 +36,16 @@ __all__ = [
     "parallel_model_training",
     "predict_batch",
     "predict_lazily",
+    "read_body",
     "train_model",
     "tune_model",
+    "write_body",
 ]
 
 _HOMES = {
+    "BodyFormat": "jobs.bodies",
+    "read_body": "jobs.bodies",
+    "write_body": "jobs.bodies",
     "DaskTable": "jobs.dask_table",
     "evaluate_lazily": "jobs.dask_scoring",
     "predict_lazily": "jobs.dask_scoring",

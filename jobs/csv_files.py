@@ -37,7 +37,7 @@ def open_csv(uri: str, files: tuple[DataFile, ...]) -> CsvTable:
     for file in files:
         with _reader(file, None) as reader:
             schema = reader.schema
-        names = check_names(schema.names, file.path)
+            names = check_names(schema.names, file.path)
         if found:
             require_columns(tuple(found), names, file.path, "(of the first file)")
             require_columns(names, tuple(found), files[0].path, f"(of {file.path})")
@@ -105,7 +105,7 @@ def _explained(file: DataFile) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise DataError(
             f"{file.path} is not a readable CSV file: {error}",
             hint="It may be cut short, have rows of different lengths, or mix numbers and text in a column.",

@@ -195,6 +195,56 @@ class LoadedModel:
             return found, None
         return found, np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
 
+    def explain(
+        self, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]] | NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what each feature contributed to each prediction: SHAP values, as the libraries compute them of trees.
+
+        They are in the unit of the trees' sum, before the objective turns it into a probability; of several classes,
+        those of the one that is predicted. Lundberg et al., Nature Machine Intelligence 2 (2020) 56.
+
+        Parameters
+        ----------
+        rows : DataFrame, pyarrow.Table, list of dict, or ndarray of shape (rows, features)
+            As for `predict`.
+
+        Returns
+        -------
+        tuple of ndarray
+            The contributions, of shape (rows, features), and the value without any, of shape (rows,); their sum is
+            the margin.
+
+        Raises
+        ------
+        CapabilityMissing
+            When the model is neither XGBoost's nor LightGBM's.
+        """
+        signature = self.record.signature
+        if self.record.format not in _BOOSTERS or signature is None:
+            raise CapabilityMissing(
+                f"{self.record.model_id} cannot be explained: only models of XGBoost and LightGBM with a signature can",
+                hint="Leave explain out.",
+            )
+        matrix = self._check_matrix(rows) if isinstance(rows, np.ndarray) else encode(rows, signature, self.dtype)
+        width = matrix.shape[1] + 1
+        if self.record.format == "lightgbm-text":
+            threads = {} if self._threads is None else {"num_threads": self._threads}
+            found = np.asarray(self.model.predict(matrix, pred_contrib=True, **threads))
+        else:
+            import xgboost
+
+            table = xgboost.DMatrix(
+                matrix,
+                feature_names=self.model.feature_names,
+                feature_types=self.model.feature_types,
+                enable_categorical=True,
+                nthread=self._threads,
+            )
+            found = self.model.predict(table, pred_contribs=True, iteration_range=self._iterations)
+        found = found.astype("float64").reshape(len(matrix), -1, width)
+        found = found[np.arange(len(matrix)), found.sum(axis=2).argmax(axis=1)] if found.shape[1] > 1 else found[:, 0]
+        return found[:, :-1], found[:, -1]
+
     @property
     def gives_probabilities(self) -> bool:
         """Whether `predict` takes ``proba``."""
