@@ -91,7 +91,9 @@ def find_family(model_type: str) -> Family:
             family_xgboost.XGBOOST,
             family_lightgbm.LIGHTGBM,
             family_sklearn.RANDOM_FOREST,
+            family_sklearn.GRADIENT_BOOSTING,
             family_sklearn.LINEAR,
+            family_sklearn.LOGISTIC,
         )
     }
     if model_type not in families:

@@ -1,4 +1,4 @@
-"""Random forests and linear models: scikit-learn estimators on the encoded matrix.
+"""Random forests, histogram gradient boosting and linear models: scikit-learn estimators on the encoded matrix.
 
 scikit-learn is imported inside functions (it takes seconds).
 """
@@ -6,6 +6,7 @@ scikit-learn is imported inside functions (it takes seconds).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import InvalidField
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 _FOREST = {"n_estimators": 100, "min_samples_leaf": 5}
 _LOGISTIC = {"max_iter": 1000}
+_BOOSTING_ROUNDS = ("max_iter", "n_estimators", "num_boost_round")
 
 
 def _forest(task: str) -> Any:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     return RandomForestRegressor if task == "regression" else RandomForestClassifier
+
+
+def _boosting(task: str) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor if task == "regression" else HistGradientBoostingClassifier
 
 
 def _linear(task: str) -> Any:
@@ -36,6 +44,25 @@ def check_forest(params: Mapping[str, Any], task: str | None) -> None:
     known = {name for kind in kinds for name in _forest(kind)().get_params()}
     refuse_unknown(params, known, "scikit-learn's random forest")
     take_rounds(params, ("n_estimators",))
+
+
+def check_boosting(params: Mapping[str, Any], task: str | None) -> None:
+    """Compare the names with the estimator's own, less what is settled here."""
+    kinds = ("regression", "binary") if task is None else (task,)
+    known = {name for kind in kinds for name in _boosting(kind)().get_params()} - {"categorical_features", "warm_start"}
+    refuse_unknown(params, known | set(_BOOSTING_ROUNDS), "scikit-learn's histogram gradient boosting")
+    take_rounds(params, _BOOSTING_ROUNDS)
+
+
+def check_logistic(params: Mapping[str, Any], task: str | None) -> None:
+    """Compare the names with the estimator's own; amounts are not for it."""
+    if task == "regression":
+        raise InvalidField(
+            'model_type="logistic" predicts classes, and the target holds amounts',
+            hint='Use model_type="linear", or task="classification" if they are class numbers.',
+            context={"model_type": "logistic"},
+        )
+    refuse_unknown(params, _linear("binary")().get_params(), "scikit-learn's LogisticRegression")
 
 
 def check_linear(params: Mapping[str, Any], task: str | None) -> None:
@@ -53,6 +80,33 @@ def fit_forest(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
     _fit(model, matrix, target, problem)
     # The number of threads is this machine's, not the model's.
     return model.set_params(n_jobs=None)
+
+
+def fit_boosting(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
+    """Boost on histograms; category numbers are taken as they are, as forests take them.
+
+    Told which columns are categories, the estimator would keep a function inside, and a model that does cannot be
+    loaded without running code.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    check_boosting(problem.params, problem.target.task)
+    rounds, params = take_rounds(problem.params, _BOOSTING_ROUNDS)
+    # Early stopping would hold back rows by itself, and depend on how many there are.
+    ours = {"random_state": problem.seed, "early_stopping": False}
+    empty = np.isnan(matrix).all(axis=0)
+    if empty.any():  # it takes missing values, but not a column of nothing else; one that is constant, no tree uses
+        matrix = np.where(empty, 0.0, matrix)
+    model = _boosting(problem.target.task)(**{**ours, **params, "max_iter": rounds})
+    with threadpool_limits(problem.threads):
+        return _fit(model, matrix, target, problem)
+
+
+def fit_logistic(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
+    """Fit as a linear model of classes."""
+    check_logistic(problem.params, problem.target.task)
+    return fit_linear(matrix, target, problem)
 
 
 def fit_linear(matrix: Matrix, target: Matrix, problem: Problem) -> Any:
@@ -130,3 +184,18 @@ LINEAR = Family(
     # The imputed and scaled copies, and a sparse or dense matrix behind them.
     peak=lambda rows, features, _params: rows * features * 8 * 3,
 )
+
+GRADIENT_BOOSTING = Family(
+    model_type="gradient_boosting",
+    libraries=("scikit-learn",),
+    dtype="float64",
+    distributes=False,
+    check=check_boosting,
+    fit=fit_boosting,
+    score=score,
+    rounds=lambda params: take_rounds(params, _BOOSTING_ROUNDS)[0],
+    # The binned matrix, one byte a cell, and gradients, hessians and positions for each row.
+    peak=lambda rows, features, _params: rows * (features + 40),
+)
+
+LOGISTIC = replace(LINEAR, model_type="logistic", check=check_logistic, fit=fit_logistic)

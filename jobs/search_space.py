@@ -34,6 +34,12 @@ _SPACES: dict[str, dict[str, Any]] = {
         "feature_fraction": _SHARE,
         "lambda_l2": _PENALTY,
     },
+    "gradient_boosting": {
+        "max_leaf_nodes": {"low": 7, "high": 255, "log": True},
+        "learning_rate": _RATE,
+        "min_samples_leaf": {"low": 5, "high": 100, "log": True},
+        "l2_regularization": _PENALTY,
+    },
     "random_forest": {
         "max_features": {"low": 0.2, "high": 1.0},
         "min_samples_leaf": {"low": 1, "high": 50, "log": True},
@@ -50,7 +56,7 @@ def default_space(model_type: str, task: str) -> dict[str, Any]:
     >>> default_space("linear", "regression")
     {'alpha': {'low': 0.0001, 'high': 1000.0, 'log': True}}
     """
-    if model_type == "linear":
+    if model_type in ("linear", "logistic"):
         return {_LINEAR[task]: {"low": 1e-4, "high": 1e3, "log": True}}
     return dict(_SPACES[model_type])
 

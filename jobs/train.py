@@ -57,8 +57,9 @@ def train_model(
         The column to predict.
     features : sequence of str, optional
         The columns to predict from; by default all others, less text columns that tell rows apart (ids).
-    model_type : {"xgboost", "lightgbm", "random_forest", "linear"}
-        ``linear`` is ridge regression, or logistic regression for classes.
+    model_type : {"xgboost", "lightgbm", "random_forest", "gradient_boosting", "linear", "logistic"}
+        ``gradient_boosting`` is scikit-learn's on histograms; ``linear`` is ridge regression, or logistic regression
+        for classes, and ``logistic`` that alone.
     model_params : mapping, optional
         Parameters of the library; one that it does not know is an error. ``n_estimators`` or ``num_boost_round`` is
         the number of rounds.
@@ -268,7 +269,10 @@ def training_parser(program: str, description: str, example: str) -> argparse.Ar
     options.add_argument("--features", type=comma_list, metavar="A,B,C", help="columns to predict from (default: all)")
     options.add_argument("--exclude", type=comma_list, metavar="A,B,C", help="columns not to predict from")
     options.add_argument(
-        "--model-type", default="xgboost", metavar="TYPE", help="xgboost, lightgbm, random_forest, linear"
+        "--model-type",
+        default="xgboost",
+        metavar="TYPE",
+        help="xgboost, lightgbm, random_forest, gradient_boosting, linear, logistic",
     )
     options.add_argument(
         "--param", type=parameter, action="append", default=[], metavar="KEY=VALUE", help="of the library; repeatable"

@@ -116,7 +116,8 @@ class PredictionParameters(_Strict):
     )
 
     model_type: str | None = Field(
-        None, description="What to train: xgboost (default), lightgbm, random_forest, linear."
+        None,
+        description="What to train: xgboost (default), lightgbm, random_forest, gradient_boosting, linear, logistic.",
     )
     distribute_data: bool | None = Field(None, description="Over many workers, or one; left out: the planner chooses.")
     model_params: dict[str, Any] | None = Field(None, description="Parameters of the training library.")

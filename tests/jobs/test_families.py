@@ -9,12 +9,13 @@ import pytest
 from compute.errors import InvalidField
 from jobs.families import find_family
 
-TYPES = ("xgboost", "lightgbm", "random_forest", "linear")
+TYPES = ("xgboost", "lightgbm", "random_forest", "gradient_boosting", "linear", "logistic")
 
 
 def test_an_unknown_model_type_lists_those_there_are() -> None:
     with pytest.raises(
-        InvalidField, match=r"did you mean 'lightgbm'.*xgboost, lightgbm, random_forest, linear"
+        InvalidField,
+        match=r"did you mean 'lightgbm'.*xgboost, lightgbm, random_forest, gradient_boosting, linear, logistic",
     ) as caught:
         find_family("ligthgbm")
     assert caught.value.context["known"] == list(TYPES)
@@ -42,6 +43,9 @@ def test_an_unknown_model_type_lists_those_there_are() -> None:
         ("lightgbm", {"objective": "lambdarank"}, "lambdarank"),
         ("random_forest", {"n_estimator": 3}, "did you mean 'n_estimators'"),
         ("random_forest", {"n_estimators": 2.5}, "whole number"),
+        ("gradient_boosting", {"max_itr": 3}, "did you mean 'max_iter'"),
+        ("gradient_boosting", {"categorical_features": [0]}, "no parameter 'categorical_features'"),
+        ("gradient_boosting", {"max_iter": 3, "n_estimators": 3}, "same parameter"),
         ("linear", {"alhpa": 3, "c": 1}, "no parameter 'alhpa'"),
     ],
 )
@@ -60,8 +64,17 @@ def test_unknown_parameters_are_named(model_type: str, params: dict[str, Any], w
         ("xgboost", {"monotone_constraints": "(1,0,0)", "nthread": 1, "seed": 3}),
         ("lightgbm", {"num_leaves": 8, "eta": 0.1, "num_iterations": 10, "bagging_fraction": 0.5, "random_state": 1}),
         ("random_forest", {"n_estimators": 10, "max_depth": 3, "random_state": 1}),
+        ("gradient_boosting", {"n_estimators": 10, "learning_rate": 0.2, "max_leaf_nodes": 7}),
         ("linear", {"fit_intercept": False}),
     ],
 )
 def test_known_parameters_pass_under_any_of_their_names(model_type: str, params: dict[str, Any]) -> None:
     find_family(model_type).check(params, "regression")
+
+
+def test_logistic_is_for_classes() -> None:
+    find_family("logistic").check({"C": 0.5}, "binary")
+    with pytest.raises(InvalidField, match="no parameter 'alpha'"):
+        find_family("logistic").check({"alpha": 1}, "binary")
+    with pytest.raises(InvalidField, match='model_type="linear"'):
+        find_family("logistic").check({}, "regression")

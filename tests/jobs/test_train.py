@@ -27,11 +27,12 @@ from jobs import MLTasks, train_model
 from registry import get_model_registry
 from tests.jobs.conftest import FLIGHT_FEATURES
 
-TYPES = ("xgboost", "lightgbm", "random_forest", "linear")
+TYPES = ("xgboost", "lightgbm", "random_forest", "gradient_boosting", "linear")
 PARAMS: dict[str, dict[str, Any]] = {
     "xgboost": {"n_estimators": 30, "max_depth": 5},
     "lightgbm": {"n_estimators": 30},
     "random_forest": {"n_estimators": 15},
+    "gradient_boosting": {"n_estimators": 30},
     "linear": {},
 }
 
@@ -246,7 +247,7 @@ def _y(values: object) -> pd.DataFrame:
         (GOOD, {"features": ["x", "x"]}, DataError, "more than one column named x"),
         (GOOD, {"features": []}, DataError, "no features are left"),
         (GOOD, {"exclude": ["x", "kind"]}, DataError, "no features are left"),
-        (GOOD, {"model_type": "svm"}, InvalidField, "xgboost, lightgbm, random_forest, linear"),
+        (GOOD, {"model_type": "svm"}, InvalidField, "xgboost, lightgbm, random_forest, gradient_boosting, linear"),
         (GOOD, {"model_params": {"max_dept": 1}}, InvalidField, "max_depth"),
         (GOOD, {"validation_fraction": 1.0}, InvalidField, "between 0 and 1"),
         (GOOD, {"task": "binary"}, DataError, "40 classes"),
@@ -298,3 +299,26 @@ def test_a_distributed_run_without_a_cluster_is_an_error_not_something_else(
     with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:1.*RAY_ADDRESS"):
         train_model(GOOD, "y", distribute_data=True, config=config)
     assert time.perf_counter() - started < 10
+
+
+def test_logistic_learns_classes_as_linear_does_and_refuses_amounts(
+    bundle: dict[str, pd.DataFrame], tasks: MLTasks
+) -> None:
+    frame = bundle["breast_cancer"]
+    logistic = tasks.train_model(frame, "target", model_type="logistic")
+    assert logistic["model_type"] == "logistic"
+    assert logistic["metrics"] == tasks.train_model(frame, "target", model_type="linear")["metrics"]
+    with pytest.raises(InvalidField, match='model_type="linear"'):
+        tasks.train_model(bundle["diabetes"], "target", model_type="logistic")
+
+
+def test_histograms_take_more_categories_than_they_have_bins_and_unknown_ones(tasks: MLTasks) -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.integers(0, 12, 4000), rng.integers(0, 400, 4000)
+    frame = pd.DataFrame({"few": few.astype(str), "many": many.astype(str), "hole": np.where(few % 2, 1.0, np.nan)})
+    result = tasks.train_model(
+        frame.assign(y=few % 3 * 10.0 + rng.normal(size=4000)), "y", model_type="gradient_boosting"
+    )
+    assert result["metrics"]["r2"] > 0.95
+    unknown = pd.DataFrame({"few": ["never seen", None], "many": ["1", "x"], "hole": [None, 1.0]})
+    assert np.isfinite(tasks.predict_batch(result["model_id"], unknown)).all()
