@@ -28,7 +28,6 @@ from jobs.study_checks import check_counts, check_metric, check_parameters
 from jobs.tables import open_table
 from jobs.train import make_plan, register
 from jobs.trials import Material, without_rounds
-from registry import open_store
 
 
 def tune_model(
@@ -161,6 +160,8 @@ def tune_model(
     space = dict(search_space or default_space(model_type, kind))
     for parameter in fixed:
         space.pop(parameter, None)
+    from registry import open_store
+
     log = StudyLog(open_store(config.storage.uri, config), study)
     known = log.open(_question(request, prepared, space, wanted, folds))
     manager = manager or get_compute_manager(config=config)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DRIVER = """
 import resource, sys
 import dask.dataframe
@@ -43,6 +45,7 @@ def scaled(part: object, factor: float) -> object:
     return part * factor  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_driver_stays_small(dask_processes: str) -> None:
     command = [sys.executable, "-c", DRIVER, dask_processes]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)

@@ -289,6 +289,7 @@ def test_models_are_loaded_and_let_go_by_the_repository_extension(
         assert states.get(name) == ("UNAVAILABLE" if there else None)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_data_port_is_shared_by_replicas_and_no_request_is_lost_when_they_change(
     serve: Any, deploy: Callable[[str], str], tokens: dict[Role, str], delays: str, served_config_path: Any

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,38 +60,42 @@ def test_train_predict_evaluate(flights_file: Path, tmp_path: Path) -> None:
     assert measured.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments", "words"),
-    [
-        ("train", ["--data", "none.parquet", "--target", "y"], "nothing lies at none.parquet"),
-        ("train", ["--data", "{empty}", "--target", "y"], "empty.csv is empty"),
-        ("train", ["--data", "{header}", "--target", "y"], "no rows"),
-        ("train", ["--data", "{flights}", "--target", "arr_dely"], "(did you mean 'arr_delay'?)"),
-        ("train", ["--data", "{flights}", "--target", "arr_delay"], "--drop-null-target"),
-        ("train", ["--data", "{flights}", "--target", "arr_delay", "--model-type", "xgb"], "no model type 'xgb'"),
-        ("train", ["--data", "{flights}", "--target", "arr_delay", "--param", "eat=1"], "no parameter 'eat'"),
-        ("predict", ["--model", "none", "--data", "{flights}", "--output", "o.parquet"], "none"),
-        ("evaluate", ["--model", "none", "--data", "{flights}"], "none"),
-    ],
-)  # fmt: skip
-def test_an_error_is_one_line_and_exit_code_2(
-    module: str, arguments: list[str], words: str, flights_file: Path, tmp_path: Path
-) -> None:
+MISTAKES = [
+    ("train", ["--data", "none.parquet", "--target", "y"], "nothing lies at none.parquet"),
+    ("train", ["--data", "{empty}", "--target", "y"], "empty.csv is empty"),
+    ("train", ["--data", "{header}", "--target", "y"], "no rows"),
+    ("train", ["--data", "{flights}", "--target", "arr_dely"], "(did you mean 'arr_delay'?)"),
+    ("train", ["--data", "{flights}", "--target", "arr_delay"], "--drop-null-target"),
+    ("train", ["--data", "{flights}", "--target", "arr_delay", "--model-type", "xgb"], "no model type 'xgb'"),
+    ("train", ["--data", "{flights}", "--target", "arr_delay", "--param", "eat=1"], "no parameter 'eat'"),
+    ("tune", ["--data", "{flights}", "--target", "arr_delay", "--space", "{{"], "not JSON"),
+    ("tune", ["--data", "{flights}", "--target", "arr_delay", "--space", "none.json"], "no file 'none.json'"),
+    ("predict", ["--model", "none", "--data", "{flights}", "--output", "o.parquet"], "none"),
+    ("evaluate", ["--model", "none", "--data", "{flights}"], "none"),
+]
+
+
+def test_an_error_is_one_line_and_exit_code_2(flights_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").touch()
     (tmp_path / "header.csv").write_text("x,y\n")
     places = {"flights": flights_file, "empty": tmp_path / "empty.csv", "header": tmp_path / "header.csv"}
-    done = _run(
-        module, "--quiet", *[item.format(**places) for item in arguments], state=tmp_path / "state", check=False
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    assert words in lines[0]
+
+    def check(mistake: tuple[str, list[str], str]) -> None:
+        module, arguments, words = mistake
+        asked = ["--quiet", *(item.format(**places) for item in arguments)]
+        done = _run(module, *asked, state=tmp_path / "state", check=False)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1, done.stderr
+        assert lines[0].startswith("error: ")
+        assert words in lines[0]
+
+    with ThreadPoolExecutor(2) as side_by_side:  # most of their time is imports
+        list(side_by_side.map(check, MISTAKES))
 
 
-@pytest.mark.parametrize("module", ["train", "predict", "evaluate", "datasets"])
+@pytest.mark.parametrize("module", ["train", "tune", "predict", "evaluate", "datasets"])
 def test_help_has_an_example_and_costs_nothing(module: str, tmp_path: Path) -> None:
     done = _run(module, "--help", state=tmp_path)
     assert f"python -m jobs.{module}" in done.stdout.partition("example:")[2]

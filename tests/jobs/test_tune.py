@@ -159,6 +159,7 @@ def test_a_study_goes_on_where_it_was_and_answers_one_question(manager: ComputeM
         tune_model(amounts(), "y", trials=5, **{**asked, "search_space": {"max_depth": [1]}})
 
 
+@pytest.mark.slow
 def test_a_study_whose_driver_was_killed_goes_on(config: Config, tmp_path: Path) -> None:
     data = tmp_path / "data" / "rows.parquet"
     amounts().to_parquet(data)

@@ -73,8 +73,12 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return registry.load_model(registry.register_model(native, kind, signature=signature), threads=1)
 
 
-def test_the_faster_way_is_taken_and_answers_the_same(model: LoadedModel) -> None:
-    fast = model.with_few_rows()
+@pytest.fixture(scope="module")
+def fast(model: LoadedModel) -> LoadedModel:
+    return model.with_few_rows()
+
+
+def test_the_faster_way_is_taken_and_answers_the_same(model: LoadedModel, fast: LoadedModel) -> None:
     assert fast._few_rows is not None, "these kinds of models have one"
     for start in range(0, 300, 3):
         rows = FRAME.iloc[start : start + 3]
@@ -106,8 +110,9 @@ def test_the_faster_way_is_taken_and_answers_the_same(model: LoadedModel) -> Non
     )
 )
 @settings(deadline=None)
-def test_whatever_the_row_the_answers_are_the_same(model: LoadedModel, rows: list[dict[str, Any]]) -> None:
-    fast = model.with_few_rows()
+def test_whatever_the_row_the_answers_are_the_same(
+    model: LoadedModel, fast: LoadedModel, rows: list[dict[str, Any]]
+) -> None:
     assert np.allclose(fast.predict(rows).astype(float), model.predict(rows).astype(float), rtol=1e-9, atol=0)
 
 

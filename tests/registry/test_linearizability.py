@@ -140,7 +140,7 @@ def with_staleness(config: Config, seconds: float) -> Config:
 
 @pytest.mark.parametrize(
     ("staleness", "rounds"),
-    [(0.0, 12), pytest.param(0.0, 300, marks=pytest.mark.slow), pytest.param(0.5, 300, marks=pytest.mark.slow)],
+    [(0.0, 6), pytest.param(0.0, 300, marks=pytest.mark.slow), pytest.param(0.5, 300, marks=pytest.mark.slow)],
 )
 @pytest.mark.timeout(900)
 def test_eight_processes_and_two_actors_have_one_history(

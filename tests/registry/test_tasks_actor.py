@@ -103,6 +103,7 @@ def test_waiting_gives_up_in_time_and_the_task_goes_on(tasks: TaskRegistry) -> N
     assert tasks.wait(task_id, 60).state is TaskState.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_the_actor_ends_each_task_exactly_once(
     tasks: TaskRegistry, config: Config, tmp_path: Path
 ) -> None:
