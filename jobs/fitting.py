@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import ColumnInvalid
-from jobs.columns import listing
+from jobs.columns import choose_features, listing
 from jobs.families import Family, Problem
 from jobs.metrics import measure
 from jobs.planner import Plan
@@ -49,6 +49,16 @@ class Request:
     seed: int
     drop_null_target: bool
     chosen: bool  # the features were named by the caller
+
+
+def make_request(
+    table: Table, target: str, features: Sequence[str] | None, exclude: Sequence[str] | None, **rest: Any
+) -> Request:
+    """Return what is asked of a table, its columns checked; the rest are fields of `Request`."""
+    chosen = choose_features(table.columns, target, features, exclude, table.source)
+    if table.rows is not None:
+        check_rows(table.rows, table.source)
+    return Request(table=table, target=target, features=chosen, chosen=features is not None, **rest)
 
 
 @dataclass

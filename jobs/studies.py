@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compute.errors import Conflict, InvalidField, KeyExists, KeyNotFound
+from compute.errors import Conflict, InvalidField, KeyExists
 
 if TYPE_CHECKING:
     from registry import ObjectStore
@@ -66,15 +66,9 @@ class StudyLog:
                     context={"study": self.name, "differs": differs},
                 ) from None
         keys = sorted(self._store.list(f"{self._prefix}trials/"))
-        return [json.loads(self._read(key)) for key in keys]
+        return [json.loads(self._store.get(key)) for key in keys]
 
     def add(self, trial: Mapping[str, Any]) -> None:
         """Keep a trial that has ended."""
         key = f"{self._prefix}trials/{trial['number']:06d}-{secrets.token_hex(4)}.json"
         self._store.create(key, json.dumps(trial).encode())
-
-    def _read(self, key: str) -> bytes:
-        try:
-            return self._store.get(key)
-        except KeyNotFound:  # removed since it was listed
-            return b"{}"

@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from compute import Config, load_config
-from jobs.columns import choose_features
 from jobs.dask_table import DaskTable
 from jobs.families import find_family
-from jobs.fitting import Clock, Fitted, Request, fit_here
+from jobs.fitting import Clock, Fitted, Request, fit_here, make_request
 from jobs.legacy import check_engine, with_engine
 from jobs.planner import Load, Plan, plan_training
-from jobs.split import check_fraction, check_rows
+from jobs.split import check_fraction
 from jobs.tables import open_table
 
 logger = logging.getLogger(__name__)
@@ -124,20 +123,18 @@ def train_model(
     params = dict(model_params or {})
     check_fraction(validation_fraction)
     table = open_table(data, config)
-    request = Request(
-        table=table,
-        target=target_col,
-        features=choose_features(table.columns, target_col, features, exclude, table.source),
+    request = make_request(
+        table,
+        target_col,
+        features,
+        exclude,
         family=family,
         params=params,
         fraction=validation_fraction,
         task=task,
         seed=seed,
         drop_null_target=drop_null_target,
-        chosen=features is not None,
     )
-    if table.rows is not None:
-        check_rows(table.rows, table.source)
     clock.lap("open")
     if engine is None:
         plan = make_plan(request, distribute_data, num_workers, config)

@@ -17,9 +17,8 @@ from typing import Any
 
 from compute import ComputeManager, Config, get_compute_manager, load_config
 from compute.errors import InvalidField
-from jobs.columns import choose_features
 from jobs.families import find_family
-from jobs.fitting import Clock, Prepared, Request, fit_prepared, prepare, problem_of
+from jobs.fitting import Clock, Prepared, Request, fit_prepared, make_request, prepare, problem_of
 from jobs.search import METRICS, Search
 from jobs.search_space import default_space, read_space
 from jobs.split import check_fraction, fold_numbers, held_out
@@ -139,17 +138,17 @@ def tune_model(
             raise InvalidField(f"{both[0]!r} is fixed and searched", hint="Leave it out of one of them.")
         check_parameters(family.check, read_space(search_space), fixed)
     table = open_table(data, config)
-    request = Request(
-        table=table,
-        target=target_col,
-        features=choose_features(table.columns, target_col, features, exclude, table.source),
+    request = make_request(
+        table,
+        target_col,
+        features,
+        exclude,
         family=family,
         params=fixed,
         fraction=validation_fraction,
         task=task,
         seed=seed,
         drop_null_target=drop_null_target,
-        chosen=features is not None,
     )
     clock.lap("open")
     plan = make_plan(request, False, None, config)
