@@ -21,8 +21,9 @@ from solver.optimization.engines.highs import make_highs
 from solver.optimization.expressions import read_expressions
 from solver.optimization.files import read_program
 from solver.optimization.judge import SETTLED
+from solver.optimization.model import minimised
 from solver.optimization.program import Program
-from solver.optimization.solve import minimised, solve_program
+from solver.optimization.solve import solve_program
 
 PROGRAM = {
     "variables": {"chairs": {"lower": 0, "integer": True}, "tables": {"lower": 0, "integer": True}},

@@ -14,11 +14,13 @@ from compute import Config
 from compute.errors import DataNotFound, InvalidField, KeyNotFound
 from registry import TaskContext, open_store
 from solver.optimization.arrays import read_arrays
+from solver.optimization.constraints.read import read_constraints
 from solver.optimization.engine import Options
 from solver.optimization.expressions import read_expressions
 from solver.optimization.files import read_program
 from solver.optimization.job import Incumbent
-from solver.optimization.program import Floats, Program
+from solver.optimization.model import Model
+from solver.optimization.program import Floats
 from solver.optimization.query import OptimizationParameters, OptimizationQuery
 from solver.optimization.solve import solve_program
 from solver.optimization.words import as_answer, names_of
@@ -48,7 +50,7 @@ def answer(query: OptimizationQuery, parameters: OptimizationParameters, context
     return answer_program(read(query, context.config), parameters, context)
 
 
-def answer_program(program: Program, parameters: OptimizationParameters, context: TaskContext) -> dict[str, Any]:
+def answer_program(program: Model, parameters: OptimizationParameters, context: TaskContext) -> dict[str, Any]:
     """Solve a program that was read, and say what was found."""
     options = Options(
         time_limit=parameters.time_limit,
@@ -56,6 +58,7 @@ def answer_program(program: Program, parameters: OptimizationParameters, context
         threads=parameters.threads,
         seed=parameters.seed,
         hint=hinted(program, parameters),
+        solutions=parameters.solutions,
     )
     told: dict[str, Any] = {"program": {"name": program.name, **program.statistics(), "notes": list(program.notes)}}
     if parameters.validation_only:
@@ -70,17 +73,19 @@ def answer_program(program: Program, parameters: OptimizationParameters, context
     return {**as_answer(program, solution), **told, "seed": parameters.seed}
 
 
-def read(query: OptimizationQuery, config: Config) -> Program:
+def read(query: OptimizationQuery, config: Config) -> Model:
     """Return the program that a question gives."""
     if query.expressions is not None:
         return read_expressions(query.expressions)
+    if query.constraints is not None:
+        return read_constraints(query.constraints)
     if query.model is not None:
         return read_arrays(query.model)
     assert query.uri is not None, "the question has one source"
     return _read_uri(query.uri, config)
 
 
-def hinted(program: Program, parameters: OptimizationParameters) -> Floats | None:
+def hinted(program: Model, parameters: OptimizationParameters) -> Floats | None:
     """Return the hint by the number of each variable; NaN where there is none."""
     if parameters.hint is None:
         return None
@@ -96,7 +101,7 @@ def hinted(program: Program, parameters: OptimizationParameters) -> Floats | Non
     return values
 
 
-def _read_uri(uri: str, config: Config) -> Program:
+def _read_uri(uri: str, config: Config) -> Model:
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path) if parts.scheme else uri)
@@ -113,7 +118,7 @@ def _read_uri(uri: str, config: Config) -> Program:
         return read_program(path)
 
 
-def _telling(context: TaskContext, program: Program, time_limit: float) -> Callable[[float, Incumbent | None], None]:
+def _telling(context: TaskContext, program: Model, time_limit: float) -> Callable[[float, Incumbent | None], None]:
     sign = -1.0 if program.maximize else 1.0
 
     def tell(seconds: float, best: Incumbent | None) -> None:

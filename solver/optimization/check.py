@@ -36,6 +36,8 @@ class Check(NamedTuple):
     """Of both, relative to the numbers that make the value up; what decides."""
     integrality_violation: float
     """How far a variable that must be whole is from that, at most."""
+    broken: tuple[str, ...] = ()
+    """The names of some constraints that do not hold, where violations have no size."""
 
 
 class Proof(NamedTuple):

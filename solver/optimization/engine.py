@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from solver.optimization.program import Floats, Integers, Program
+from solver.optimization.model import Model
+from solver.optimization.program import Floats, Integers
 
 Reason = Literal[
     "OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED", "IMPRECISE", "FEASIBLE", "NO_SOLUTION_FOUND",
@@ -27,6 +28,8 @@ class Options(NamedTuple):
     seed: int = 0
     hint: Floats | None = None
     """Values to begin with; those that are not known are NaN."""
+    solutions: int = 1
+    """How many different ones are wanted."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Outcome:
     """Of the constraints: the change of the objective for a change of the bound."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Iterations, nodes."""
+    pool: Sequence[Floats] = ()
+    """Other solutions, if the engine has more than it told of on the way."""
 
 
 class Conflict(NamedTuple):
@@ -96,9 +101,9 @@ class Engine(Protocol):
         """Return the version of the library."""
 
     @staticmethod
-    def refuses(program: Program) -> str | None:
+    def refuses(program: Model) -> str | None:
         """Say why this program cannot be given to it; None: it solves such programs exactly."""
 
     @staticmethod
-    def solve(program: Program, options: Options, events: Events) -> Outcome:
+    def solve(program: Model, options: Options, events: Events) -> Outcome:
         """Solve a program that is to be minimised."""

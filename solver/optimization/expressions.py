@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,7 +27,7 @@ MAX_TERMS = 100_000
 _KEYS = ("name", "variables", "minimize", "maximize", "subject_to")
 _VARIABLE_KEYS = ("lower", "upper", "integer")
 _EXAMPLE = 'Write, for example: "limit: 2*x + y <= 4".'
-_LABEL = re.compile(r"\s*([^\W\d]\w*)\s*:(.*)", re.DOTALL)
+LABEL = re.compile(r"\s*([^\W\d]\w*)\s*:(.*)", re.DOTALL)
 
 Linear = dict[tuple[str, ...], float]
 """A polynomial: coefficients by the variables of each term, in order; ``()`` is the constant."""
@@ -58,30 +58,30 @@ def read_expressions(model: Mapping[str, Any]) -> Program:
     (('limit', 'c1'), [-inf, -1.0], [4.0, 1.0])
     """
     if unknown := [key for key in model if key not in _KEYS]:
-        _refuse("expressions", f"has the unknown key {str(unknown[0])[:80]!r}", f"It has {', '.join(_KEYS)}.")
+        refuse("expressions", f"has the unknown key {str(unknown[0])[:80]!r}", f"It has {', '.join(_KEYS)}.")
     variables = model.get("variables")
     if not isinstance(variables, Mapping) or not variables:
-        _refuse("expressions.variables", "is missing", 'Give {"x": {"lower": 0, "upper": 10, "integer": true}, ...}.')
+        refuse("expressions.variables", "is missing", 'Give {"x": {"lower": 0, "upper": 10, "integer": true}, ...}.')
     goals = [key for key in ("minimize", "maximize") if model.get(key) is not None]
     if len(goals) > 1:
-        _refuse("expressions", "has both minimize and maximize", "Give one of them.")
+        refuse("expressions", "has both minimize and maximize", "Give one of them.")
     subject_to = model.get("subject_to", [])
     if not isinstance(subject_to, Sequence) or isinstance(subject_to, str):
-        _refuse("expressions.subject_to", "is no list of comparisons", _EXAMPLE)
+        refuse("expressions.subject_to", "is no list of comparisons", _EXAMPLE)
     if sum(len(text) for text in [*subject_to, *(model[goal] for goal in goals)] if isinstance(text, str)) > MAX_LENGTH:
-        _refuse("expressions", f"has more than {MAX_LENGTH:,} characters", "Give larger programs as arrays or a file.")
+        refuse("expressions", f"has more than {MAX_LENGTH:,} characters", "Give larger programs as arrays or a file.")
     places = {name: number for number, name in enumerate(variables)}
     lower, upper, integer = _domains(variables)
-    objective = _Reader(model[goals[0]], f"expressions.{goals[0]}", places).polynomial() if goals else {}
+    objective = Reader(model[goals[0]], f"expressions.{goals[0]}", places).polynomial() if goals else {}
     names, rows = [], []
     for number, text in enumerate(subject_to):
         path = f"expressions.subject_to[{number}]"
-        label = _LABEL.match(text) if isinstance(text, str) else None
+        label = LABEL.match(text) if isinstance(text, str) else None
         names.append(label[1] if label else f"c{number}")
-        rows.append(_Reader(label[2] if label else text, path, places).comparison())
+        rows.append(Reader(label[2] if label else text, path, places).comparison())
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
-        _refuse("expressions.subject_to", f"has the name {twice[:80]!r} twice", "")
+        refuse("expressions.subject_to", f"has the name {twice[:80]!r} twice", "")
     entries = [(row, places[key[0]], value) for row, (left, _, _) in enumerate(rows) for key, value in left.items()]
     linear = np.zeros(len(places))
     quadratic = []
@@ -119,31 +119,31 @@ def _domains(variables: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     for number, (name, domain) in enumerate(variables.items()):
         path = f"expressions.variables.{name}"[:120]
         if not isinstance(name, str) or not name.isidentifier():
-            _refuse(path, "is no name of a variable", "Letters, digits and _, beginning with a letter.")
+            refuse(path, "is no name of a variable", "Letters, digits and _, beginning with a letter.")
         if domain is not None and not isinstance(domain, Mapping):
-            _refuse(path, "is no object", f"It has {', '.join(_VARIABLE_KEYS)}, or nothing: {{}}.")
+            refuse(path, "is no object", f"It has {', '.join(_VARIABLE_KEYS)}, or nothing: {{}}.")
         for key, value in (domain or {}).items():
             if key not in _VARIABLE_KEYS:
-                _refuse(path, f"has the unknown key {str(key)[:80]!r}", f"It has {', '.join(_VARIABLE_KEYS)}.")
+                refuse(path, f"has the unknown key {str(key)[:80]!r}", f"It has {', '.join(_VARIABLE_KEYS)}.")
             if key == "integer":
                 if not isinstance(value, bool):
-                    _refuse(f"{path}.integer", f"is {value!r:.80}", "It is true or false.")
+                    refuse(f"{path}.integer", f"is {value!r:.80}", "It is true or false.")
                 integer[number] = value
             elif value is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-                    _refuse(f"{path}.{key}", f"is {value!r:.80}", "A bound is a number, or null for none.")
+                    refuse(f"{path}.{key}", f"is {value!r:.80}", "A bound is a number, or null for none.")
                 (lower if key == "lower" else upper)[number] = value
     return lower, upper, integer
 
 
-class _Reader:
-    """Reads one expression."""
+class Reader:
+    """Reads one expression over variables of these names."""
 
-    def __init__(self, text: object, path: str, names: Mapping[str, int]) -> None:
+    def __init__(self, text: object, path: str, names: Collection[str]) -> None:
         self._path = path
         self._names = names
         if not isinstance(text, str):
-            _refuse(path, f"is {text!r:.80}, not a text", _EXAMPLE)
+            refuse(path, f"is {text!r:.80}, not a text", _EXAMPLE)
         self._text = text.strip()
         depth = deepest = 0
         for character in self._text:
@@ -155,7 +155,7 @@ class _Reader:
             or re.search(rf"([-+~]\s*){{{MAX_DEPTH}}}", self._text)
             or self._text.count("**") > 10_000
         ):
-            _refuse(path, f"nests more than {MAX_DEPTH} deep", "Write it with fewer parentheses.")
+            refuse(path, f"nests more than {MAX_DEPTH} deep", "Write it with fewer parentheses.")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SyntaxWarning)
@@ -163,7 +163,7 @@ class _Reader:
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             position = getattr(error, "offset", None) or 0
             what = getattr(error, "msg", None) or "it has too many terms; give larger programs as arrays"
-            _refuse(path, f"cannot be read at position {max(0, position - 1)}: {what}", _EXAMPLE)
+            refuse(path, f"cannot be read at position {max(0, position - 1)}: {what}", _EXAMPLE)
 
     def polynomial(self) -> Linear:
         """Return the objective."""
@@ -171,61 +171,70 @@ class _Reader:
 
     def comparison(self) -> tuple[Linear, float, float]:
         """Return a constraint: its linear part, and what it is between."""
-        tree = self._tree
-        if not isinstance(tree, ast.Compare) or len(tree.ops) > 2:
-            self._wrong(tree, "a comparison: <=, >= or ==, or two of them around an expression")
-        sides = [self._value(side, 0) for side in (tree.left, *tree.comparators)]
+        tree, sides = self.sides()
         low, high = -math.inf, math.inf
         if len(sides) == 3:
             first, second = tree.ops
-            if not (_constant(sides[0]) and _constant(sides[2])) or type(first) is not type(second):
-                self._wrong(tree, "a number on both ends, and the same comparison twice, as in 1 <= x + y <= 3")
+            if not (is_constant(sides[0]) and is_constant(sides[2])) or type(first) is not type(second):
+                self.wrong(tree, "a number on both ends, and the same comparison twice, as in 1 <= x + y <= 3")
             left = sides[1]
             ends = (sides[0].get((), 0.0), sides[2].get((), 0.0))
             low, high = ends if isinstance(first, ast.LtE) else ends[::-1]
             if not isinstance(first, ast.LtE | ast.GtE):
-                self._wrong(tree, "<= or >= twice")
+                self.wrong(tree, "<= or >= twice")
         else:
-            left = _added(sides[0], sides[1], -1.0)
+            left = added(sides[0], sides[1], -1.0)
             operator = tree.ops[0]
             if not isinstance(operator, ast.LtE | ast.GtE | ast.Eq):
-                self._wrong(tree, "<=, >= or == (what is smaller or larger is never without equal)")
+                self.wrong(tree, "<=, >= or == (what is smaller or larger is never without equal)")
             low = 0.0 if isinstance(operator, ast.GtE | ast.Eq) else low
             high = 0.0 if isinstance(operator, ast.LtE | ast.Eq) else high
         if any(len(key) > 1 for key in left):
-            self._wrong(tree, "a linear expression; only the objective may have products of variables")
+            self.wrong(tree, "a linear expression; only the objective may have products of variables")
         constant = left.pop((), 0.0)
         return left, low - constant, high - constant
 
+    def sides(self) -> tuple[ast.Compare, list[Linear]]:
+        """Return a comparison, and what stands on its two or three sides."""
+        tree = self._tree
+        if not isinstance(tree, ast.Compare) or len(tree.ops) > 2:
+            self.wrong(tree, "a comparison: <=, >= or ==, or two of them around an expression")
+        return tree, [self._value(side, 0) for side in (tree.left, *tree.comparators)]
+
     def _value(self, node: ast.AST, depth: int) -> Linear:
         if depth > MAX_DEPTH:
-            return self._wrong(node, f"no more than {MAX_DEPTH} levels")
+            return self.wrong(node, f"no more than {MAX_DEPTH} levels")
         if isinstance(node, ast.Constant):
             value = node.value
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-                self._wrong(node, "a number below 1e300")
+                self.wrong(node, "a number below 1e300")
             return {(): float(value)}
         if isinstance(node, ast.Name):
-            if node.id not in self._names:
-                close = difflib.get_close_matches(node.id, [*self._names][:1000], 3)
-                meant = f"; did you mean {' or '.join(close)}?" if close else ""
-                self._wrong(node, f"one of the variables{meant}")
-            return {(node.id,): 1.0}
+            return self._variable(node, node.id)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            return self._variable(node, f"{node.value.id}.{node.attr}")
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
             inner = self._value(node.operand, depth + 1)
             return inner if isinstance(node.op, ast.UAdd) else _scaled(inner, -1.0)
         if isinstance(node, ast.BinOp):
             return self._operation(node, depth)
-        return self._wrong(node, "numbers, variables, + - * / and ** 2")
+        return self.wrong(node, "numbers, variables, + - * / and ** 2")
+
+    def _variable(self, node: ast.AST, name: str) -> Linear:
+        if name not in self._names:
+            close = difflib.get_close_matches(name, [*self._names][:1000], 3)
+            meant = f"; did you mean {' or '.join(close)}?" if close else ""
+            self.wrong(node, f"one of the variables{meant}")
+        return {(name,): 1.0}
 
     def _addition(self, node: ast.AST, depth: int) -> Linear:
         """Return a sum; one of many terms nests to the left, as deep as it is long."""
         found: Linear = {}
         while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
             sign = 1.0 if isinstance(node.op, ast.Add) else -1.0
-            found = _added(found, self._value(node.right, depth + 1), sign)
+            found = added(found, self._value(node.right, depth + 1), sign)
             node = node.left
-        return self._finite(node, _added(found, self._value(node, depth + 1), 1.0))
+        return self._finite(node, added(found, self._value(node, depth + 1), 1.0))
 
     def _operation(self, node: ast.BinOp, depth: int) -> Linear:
         operator = node.op
@@ -236,43 +245,45 @@ class _Reader:
             return self._finite(node, self._product(node, left, right))
         if isinstance(operator, ast.Div):
             divisor = right.get((), 0.0)
-            if not _constant(right) or divisor == 0:
-                self._wrong(node, "a number other than 0 after /")
+            if not is_constant(right) or divisor == 0:
+                self.wrong(node, "a number other than 0 after /")
             return self._finite(node, _scaled(left, 1.0 / divisor))
         if isinstance(operator, ast.Pow):
-            if not _constant(right) or right.get((), 0.0) not in (1.0, 2.0):
-                self._wrong(node, "** 2, and no other power")
+            if not is_constant(right) or right.get((), 0.0) not in (1.0, 2.0):
+                self.wrong(node, "** 2, and no other power")
             return left if right[()] == 1.0 else self._finite(node, self._product(node, left, left))
-        return self._wrong(node, "+ - * / or ** 2")
+        return self.wrong(node, "+ - * / or ** 2")
 
     def _product(self, node: ast.AST, left: Linear, right: Linear) -> Linear:
         if len(left) * len(right) > MAX_TERMS:
-            self._wrong(node, f"fewer than {MAX_TERMS:,} terms")
+            self.wrong(node, f"fewer than {MAX_TERMS:,} terms")
         found: Linear = {}
         for first, one in left.items():
             for second, other in right.items():
                 key = tuple(sorted((*first, *second)))
                 if len(key) > 2:
-                    self._wrong(node, "products of two variables at most")
+                    self.wrong(node, "products of two variables at most")
                 found[key] = found.get(key, 0.0) + one * other
         return found
 
     def _finite(self, node: ast.AST, value: Linear) -> Linear:
         if not all(math.isfinite(coefficient) for coefficient in value.values()):
-            self._wrong(node, "numbers whose product is below 1e308")
+            self.wrong(node, "numbers whose product is below 1e308")
         return value
 
-    def _wrong(self, node: ast.AST, expected: str) -> NoReturn:
+    def wrong(self, node: ast.AST, expected: str) -> NoReturn:
+        """Say what was expected in place of a part of the expression."""
         position = getattr(node, "col_offset", 0)
         found = (ast.get_source_segment(self._text, node) or self._text)[:60]
-        _refuse(self._path, f"is wrong at position {position}: expected {expected}, found {found!r}", _EXAMPLE)
+        refuse(self._path, f"is wrong at position {position}: expected {expected}, found {found!r}", _EXAMPLE)
 
 
-def _constant(value: Linear) -> bool:
+def is_constant(value: Linear) -> bool:
+    """Whether a polynomial has no variables."""
     return not any(value.keys() - {()})
 
 
-def _added(found: Linear, more: Linear, sign: float) -> Linear:
+def added(found: Linear, more: Linear, sign: float) -> Linear:
     """Add a polynomial to another, in place."""
     for key, value in more.items():
         found[key] = found.get(key, 0.0) + sign * value
@@ -283,5 +294,6 @@ def _scaled(value: Linear, factor: float) -> Linear:
     return {key: factor * coefficient for key, coefficient in value.items()}
 
 
-def _refuse(path: str, what: str, hint: str) -> NoReturn:
+def refuse(path: str, what: str, hint: str = "") -> NoReturn:
+    """Say what is wrong, and where."""
     raise InvalidField(f"{path} {what}", hint=hint, context={"field": path})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from solver.optimization.engine import Options
-from solver.optimization.program import Floats, Program
+from solver.optimization.model import Model
+from solver.optimization.program import Floats
 
 STOP = "stop"
 
@@ -13,7 +14,7 @@ STOP = "stop"
 class Job(NamedTuple):
     """What is to be solved, and by which engine."""
 
-    program: Program
+    program: Model
     """To be minimised."""
     engine: str
     options: Options

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from solver.optimization.check import OPTIMALITY, Check, Proof, check_optimality, check_point
+from solver.optimization.check import OPTIMALITY, Check, Proof, check_optimality
 from solver.optimization.engine import Limit, Options, Outcome, Reason
+from solver.optimization.model import Model, checked
 from solver.optimization.process import Run
-from solver.optimization.program import Program
+from solver.optimization.program import Floats, Program
 
 
 class Attempt(NamedTuple):
@@ -42,6 +43,8 @@ class Solution(NamedTuple):
     duals: Any
     reduced_costs: Any
     run: Run
+    pool: Sequence[tuple[Floats, float]] = ()
+    """Different feasible points and their values, the best first, if more than one was wanted."""
     attempts: Sequence[Attempt] = ()
 
 
@@ -51,15 +54,16 @@ SETTLED = ("OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED")
 """After these nothing more is to be found."""
 
 
-def judge(program: Program, run: Run, options: Options) -> Solution:
+def judge(program: Model, run: Run, options: Options) -> Solution:
     """Take from an engine's word what the check confirms."""
     outcome = run.outcome
     reason, detail, x = outcome.reason, outcome.detail, outcome.x
-    check = None if x is None else check_point(program, x)
+    check = None if x is None else checked(program, x)
     proof = None
     bound = outcome.bound
     if check is not None and not check.feasible:
         said = f"the engine called its point {reason.lower()}, and it is not feasible"
+        said += f": {', '.join(check.broken)}" * bool(check.broken)
         reason, detail = "IMPRECISE", f"{detail}; {said}".removeprefix("; ")
     elif check is not None and x is not None and reason in ("OPTIMAL", "IMPRECISE"):
         reason, proof, wrong = _judge_optimum(program, check, outcome, options)
@@ -68,16 +72,17 @@ def judge(program: Program, run: Run, options: Options) -> Solution:
     elif check is None and reason == "OPTIMAL":
         reason, detail = "OTHER_ERROR", "the engine said optimal and gave no point"
     gap = None if check is None or bound is None else _gap(check.objective, bound)
+    pool = _pool(program, run, options) if options.solutions > 1 else []
     duals = outcome.duals if proof is not None else None
     reduced = proof.reduced_costs if proof is not None else None
-    return Solution(reason, outcome.limit, detail, check, proof, x, bound, gap, duals, reduced, run)
+    return Solution(reason, outcome.limit, detail, check, proof, x, bound, gap, duals, reduced, run, pool)
 
 
 def _judge_optimum(
-    program: Program, check: Check, outcome: Outcome, options: Options
+    program: Model, check: Check, outcome: Outcome, options: Options
 ) -> tuple[Reason, Proof | None, str]:
     """Say whether a feasible point is the best one, as far as duals or the engine's bound show."""
-    if outcome.duals is not None and outcome.x is not None:
+    if outcome.duals is not None and outcome.x is not None and isinstance(program, Program):
         proof = check_optimality(program, outcome.x, outcome.duals)
         if proof.optimal:
             return "OPTIMAL", proof, ""
@@ -97,6 +102,16 @@ def _judge_optimum(
         return "OPTIMAL", None, ""
     said = f"the engine said optimal, and its point ({check.objective:.9g}) is not as good as its bound"
     return "FEASIBLE", None, f"{said} ({outcome.bound:.9g})"
+
+
+def _pool(program: Model, run: Run, options: Options) -> list[tuple[Floats, float]]:
+    """Return the different feasible points that the engine came by, as many as are wanted."""
+    points = [run.outcome.x, *run.outcome.pool, *(one.x for one in run.incumbents if len(one.x))]
+    found: dict[bytes, tuple[Floats, float]] = {}
+    for x in points:
+        if x is not None and (check := checked(program, x)).feasible:
+            found.setdefault(np.round(x, 6).tobytes(), (x, check.objective))
+    return sorted(found.values(), key=lambda pair: pair[1])[: options.solutions]
 
 
 def _gap(objective: float, bound: float) -> float | None:

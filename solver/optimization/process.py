@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
     outcome: Outcome
     incumbents: list[Incumbent]
-    """The better solutions in the order in which they were found; points of the last one only."""
+    """The better solutions in the order in which they were found; the points of the last ones only."""
     conflict: Conflict | None
     version: str
     seconds: float
@@ -142,10 +142,10 @@ class _Watch:
         except (EOFError, OSError):
             return False
         if isinstance(message, Incumbent):
-            if self._incumbents:
-                # The points of all of them could be large.
-                self._incumbents[-1] = self._incumbents[-1]._replace(x=np.empty(0))
             self._incumbents.append(message)
+            # The points of all of them could be large.
+            if len(self._incumbents) > (kept := self._job.options.solutions):
+                self._incumbents[-1 - kept] = self._incumbents[-1 - kept]._replace(x=np.empty(0))
         elif message[0] == "ready":
             self._ready = time.monotonic()
         elif message[0] == "solved":

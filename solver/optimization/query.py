@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from compute.config import parse_bytes
+from solver.optimization.constraints.kinds import KINDS
 
 DEFAULT_TIME_LIMIT = 60.0
+
+SOURCES = ("expressions", "constraints", "model", "uri")
 
 EngineName = Literal["highs", "scip", "cp-sat", "clarabel"]
 
@@ -18,10 +21,11 @@ class _Strict(BaseModel):
 
 
 class OptimizationQuery(_Strict):
-    """The best values of variables under constraints: linear, with whole numbers, or with a quadratic objective.
+    """The best values of variables under constraints: linear, quadratic, of whole numbers, of booleans and intervals.
 
-    The program is given in one of three ways: as `expressions` that a person reads, as a `model` of arrays in the names
-    of MathOpt, or as a file at a `uri` (`.mps`, `.qps`, `.lp`, `.opb`, `.cnf`; also `.gz` and `.xz` of these).
+    The program is given in one of four ways: as `expressions` that a person reads, as `constraints` in the names of
+    CP-SAT, as a `model` of arrays in the names of MathOpt, or as a file at a `uri` (`.mps`, `.qps`, `.lp`, `.opb`,
+    `.cnf`; also `.gz` and `.xz` of these).
     """
 
     model_config = ConfigDict(
@@ -33,6 +37,34 @@ class OptimizationQuery(_Strict):
                         "variables": {"chairs": {"lower": 0, "integer": True}, "tables": {"lower": 0, "integer": True}},
                         "maximize": "45*chairs + 80*tables",
                         "subject_to": ["wood: 5*chairs + 20*tables <= 400", "work: 10*chairs + 15*tables <= 450"],
+                    },
+                },
+                {
+                    "type": "optimization",
+                    "constraints": {
+                        "horizon": 30,
+                        "variables": {"end": {"lower": 0, "upper": 30}, "overtime": {"boolean": True}},
+                        "intervals": {
+                            "saw": {"duration": 4},
+                            "glue": {"duration": 6},
+                            "paint": {"duration": 3},
+                            "polish": {"duration": 5, "optional": True},
+                        },
+                        "constraints": [
+                            "glue.start >= saw.end",
+                            {"no_overlap": ["saw", "paint", "polish"]},
+                            {
+                                "cumulative": {
+                                    "intervals": ["saw", "glue", "paint", "polish"],
+                                    "demands": [2, 1, 1, 1],
+                                    "capacity": "2 + overtime",
+                                }
+                            },
+                            {"bool_or": ["overtime", "polish.present"]},
+                            {"linear": "paint.start >= glue.end", "if": "not overtime"},
+                            {"max_equality": {"target": "end", "expressions": ["glue.end", "paint.end", "polish.end"]}},
+                        ],
+                        "minimize": "end + 3*overtime",
                     },
                 },
                 {
@@ -56,6 +88,12 @@ class OptimizationQuery(_Strict):
     expressions: dict[str, Any] | None = Field(
         None, description="`variables` {name: {lower, upper, integer}}, `minimize` or `maximize`, `subject_to` [...]."
     )
+    constraints: dict[str, Any] | None = Field(
+        None,
+        description="`variables` {name: {lower, upper} or {values} or {boolean: true}}, `intervals` {name: {start, "
+        "duration, end, present or optional}}, `horizon`, `constraints` [texts of comparisons, and objects with one of "
+        f"{', '.join(KINDS)}; also `name` and `if`], `minimize` or `maximize`.",
+    )
     model: dict[str, Any] | None = Field(
         None,
         description="`variables` {names, lower_bounds, upper_bounds, integers}, `objective` {maximize, offset, "
@@ -67,10 +105,10 @@ class OptimizationQuery(_Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> OptimizationQuery:
-        given = [name for name in ("expressions", "model", "uri") if getattr(self, name) is not None]
+        given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"{' and '.join(given)} are both given" if given else "none of them is given"
-            raise ValueError(f"a program is given as one of expressions, model and uri; {found}")
+            raise ValueError(f"a program is given as one of {', '.join(SOURCES)}; {found}")
         return self
 
 
@@ -135,6 +173,9 @@ class OptimizationParameters(_Strict):
         None, min_length=1, description="To be asked in this order, each when the one before has no good answer."
     )
     hint: dict[str, float] | None = Field(None, description="Values of variables to begin with, by name.")
+    solutions: int = Field(
+        1, ge=1, le=1000, description="Above 1, `solution_pool` has as many different ones, as far as they were found."
+    )
     memory: Annotated[int, BeforeValidator(parse_bytes)] | None = Field(
         None, ge=2**28, description='What the process of an engine may take, such as "4g".'
     )

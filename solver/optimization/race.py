@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from solver.optimization.engine import Options
 from solver.optimization.job import Incumbent, Job
 from solver.optimization.judge import SETTLED, UNSETTLED, Solution, judge
+from solver.optimization.model import Model
 from solver.optimization.process import Run, run_job
-from solver.optimization.program import Program
 
 ALONE = 3.0
 """Seconds for which the first engine runs alone."""
@@ -29,7 +29,7 @@ Found = tuple[str, Run, Solution]
 
 
 def race(
-    program: Program,
+    program: Model,
     options: Options,
     engines: Sequence[str],
     *,
@@ -40,7 +40,7 @@ def race(
 
     Parameters
     ----------
-    program : Program
+    program : Model
         To be minimised.
     options : Options
         Each engine has one of the threads.
@@ -62,7 +62,7 @@ def race(
 class _Race:
     def __init__(
         self,
-        program: Program,
+        program: Model,
         options: Options,
         engines: Sequence[str],
         memory: int | None,

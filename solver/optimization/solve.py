@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from solver.optimization.check import is_convex
 from solver.optimization.engine import Options
 from solver.optimization.job import Job
 from solver.optimization.judge import UNSETTLED, Attempt, Solution, judge
+from solver.optimization.model import Model, minimised
 from solver.optimization.process import run_job
 from solver.optimization.program import Program
 from solver.optimization.race import Found, Progress, race
@@ -29,7 +29,7 @@ _LEAST_SECONDS = 0.5
 
 
 def solve_program(
-    program: Program,
+    program: Model,
     options: Options,
     *,
     engines: Sequence[str] | None = None,
@@ -40,7 +40,7 @@ def solve_program(
 
     Parameters
     ----------
-    program : Program
+    program : Model
         In either direction.
     options : Options
         The time limit is that of all engines together.
@@ -79,7 +79,7 @@ def solve_program(
 
 
 def _in_turn(
-    program: Program, options: Options, engines: Sequence[str], memory: int | None, progress: Progress | None
+    program: Model, options: Options, engines: Sequence[str], memory: int | None, progress: Progress | None
 ) -> list[Found]:
     """Ask one engine after another, each in the time that is left, until an answer holds."""
     end = time.monotonic() + options.time_limit
@@ -96,16 +96,10 @@ def _in_turn(
     return found
 
 
-def minimised(program: Program) -> Program:
-    """Return the same program to be minimised."""
-    if not program.maximize:
-        return program
-    turned = program.quadratic._replace(coefficients=-program.quadratic.coefficients)
-    return replace(program, maximize=False, linear=-program.linear, offset=-program.offset, quadratic=turned)
-
-
-def _order(program: Program) -> Sequence[str]:
+def _order(program: Model) -> Sequence[str]:
     """Return the engines for a program to be minimised, the one to be asked first first."""
+    if not isinstance(program, Program):
+        return ("cp-sat",)
     if program.kind == "QP" and not is_convex(program):
         return ("scip",)
     if program.kind == "MIP" and program.integer.all():
@@ -124,7 +118,7 @@ _WORST_FIRST = (
 )  # fmt: skip
 
 
-def _turned(solution: Solution, program: Program) -> Solution:
+def _turned(solution: Solution, program: Model) -> Solution:
     """Give what was found for the program to be minimised back in the direction in which it was asked."""
     if not program.maximize:
         return solution
@@ -133,6 +127,7 @@ def _turned(solution: Solution, program: Program) -> Solution:
         check=check and check._replace(objective=-check.objective),
         proof=proof and proof._replace(bound=-proof.bound),
         bound=None if bound is None else -bound,
+        pool=[(x, -value) for x, value in solution.pool],
         duals=None if solution.duals is None else -solution.duals,
         reduced_costs=None if solution.reduced_costs is None else -solution.reduced_costs,
     )

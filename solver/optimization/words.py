@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from solver.optimization.constraints.program import ConstraintProgram
 from solver.optimization.judge import Solution
+from solver.optimization.model import Model
 from solver.optimization.program import Floats, Program
 
 LISTED = 10_000
 """Variables or constraints up to which every value is in the answer; of more, those that are not zero."""
 
 
-def as_answer(program: Program, solution: Solution) -> dict[str, Any]:
+def as_answer(program: Model, solution: Solution) -> dict[str, Any]:
     """Return the answer in JSON's values, in the names of MathOpt."""
     variables, constraints = names_of(program)
+    whole = isinstance(program, ConstraintProgram)
     sign = -1.0 if program.maximize else 1.0
     last, check, run = solution.attempts[-1], solution.check, solution.run
     result: dict[str, Any] = {
@@ -25,7 +28,7 @@ def as_answer(program: Program, solution: Solution) -> dict[str, Any]:
         "objective_value": None if check is None else _number(check.objective),
         "best_objective_bound": _number(solution.bound),
         "relative_gap": _number(solution.gap),
-        "variable_values": None if solution.x is None else _values(variables, solution.x),
+        "variable_values": None if solution.x is None else _values(variables, solution.x, whole=whole),
         "dual_values": None if solution.duals is None else _values(constraints, solution.duals),
         "reduced_costs": None if solution.reduced_costs is None else _values(variables, solution.reduced_costs),
         "check": None,
@@ -43,6 +46,13 @@ def as_answer(program: Program, solution: Solution) -> dict[str, Any]:
         "counts": dict(run.outcome.counts),
         "log": run.log,
     }
+    if isinstance(program, ConstraintProgram) and solution.x is not None:
+        result["intervals"] = program.placed(solution.x)
+    if solution.pool:
+        result["solution_pool"] = [
+            {"objective_value": _number(value), "variable_values": _values(variables, x, whole=whole)}
+            for x, value in solution.pool
+        ]
     if check is not None:
         proof = solution.proof
         result["check"] = {
@@ -51,6 +61,7 @@ def as_answer(program: Program, solution: Solution) -> dict[str, Any]:
             "constraint_violation": _number(check.constraint_violation),
             "relative_violation": _number(check.relative_violation),
             "integrality_violation": _number(check.integrality_violation),
+            "violated_constraints": list(check.broken),
             "proven_by_duals": None if proof is None else proof.optimal,
             "dual_violation": None if proof is None else _number(proof.dual_violation),
         }
@@ -63,8 +74,10 @@ def as_answer(program: Program, solution: Solution) -> dict[str, Any]:
     return result
 
 
-def names_of(program: Program) -> tuple[Sequence[str], Sequence[str]]:
+def names_of(program: Model) -> tuple[Sequence[str], Sequence[str]]:
     """Return the names of the variables and of the constraints: x0, x1, ... and c0, c1, ... where there are none."""
+    if not isinstance(program, Program):
+        return program.names
     height, width = program.size
     return (
         program.variables or [f"x{number}" for number in range(width)],
@@ -72,8 +85,10 @@ def names_of(program: Program) -> tuple[Sequence[str], Sequence[str]]:
     )
 
 
-def _values(names: Sequence[str], values: Floats) -> dict[str, float]:
+def _values(names: Sequence[str], values: Floats, *, whole: bool = False) -> dict[str, float]:
     everything = len(names) <= LISTED
+    if whole:
+        return {name: round(value) for name, value in zip(names, values.tolist(), strict=True) if everything or value}
     pairs = zip(names, np.asarray(values).tolist(), strict=True)
     return {name: value + 0.0 for name, value in pairs if everything or value != 0}
 

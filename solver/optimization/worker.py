@@ -18,6 +18,7 @@ from typing import Any
 from solver.optimization.engine import Engine, Events
 from solver.optimization.engines import MODULES
 from solver.optimization.job import STOP, Incumbent, Job
+from solver.optimization.program import Program
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
         if outcome.reason == "INFEASIBLE" and job.explain:
             from solver.optimization.conflict import find_conflict
 
-            send(("explained", find_conflict(job.program)))
+            send(("explained", find_conflict(job.program) if isinstance(job.program, Program) else None))
     except MemoryError:
         send(("failed", "MEMORY", f"{job.engine} ran out of the memory that it may take"))
     except Exception as error:  # noqa: BLE001  (whatever an engine raises; the other process tells of it)

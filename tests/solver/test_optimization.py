@@ -29,10 +29,11 @@ from solver.optimization.engines import clarabel, cp_sat, highs, scip
 from solver.optimization.files import read_program
 from solver.optimization.job import Job
 from solver.optimization.judge import judge
+from solver.optimization.model import minimised
 from solver.optimization.process import Run, run_job
 from solver.optimization.program import Program, make_program
 from solver.optimization.race import ALONE, race
-from solver.optimization.solve import minimised, solve_program
+from solver.optimization.solve import solve_program
 
 INSTANCES = Path(__file__).parent / "instances"
 HARD = INSTANCES / "markshare1.mps.gz"

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from solver.optimization.check import is_convex
 from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
+from solver.optimization.model import Model
 from solver.optimization.program import Program
 
 NAME = "clarabel"
@@ -32,15 +33,18 @@ def version() -> str:
     return installed("clarabel")
 
 
-def refuses(program: Program) -> str | None:
+def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
+    if not isinstance(program, Program):
+        return "it is a constraint program"
     if program.integer.any():
         return "some of its variables are integers"
     return None if is_convex(program) else "its objective is not convex"
 
 
-def solve(program: Program, options: Options, events: Events) -> Outcome:  # noqa: ARG001  (it cannot be stopped)
+def solve(program: Model, options: Options, events: Events) -> Outcome:  # noqa: ARG001  (it cannot be stopped)
     """Solve a program that is to be minimised."""
+    assert isinstance(program, Program), "others are refused"
     height, width = program.size
     matrix = sparse.csr_matrix(
         (program.matrix.values, program.matrix.columns, program.matrix.starts), shape=(height, width)

@@ -1,4 +1,4 @@
-"""CP-SAT of OR-Tools: programs whose variables and coefficients are all whole numbers, within bounds.
+"""CP-SAT of OR-Tools: constraint programs, and those of arrays whose numbers are all whole, within bounds.
 
 It gives wrong answers where variables are continuous, so it never gets such a program.
 https://developers.google.com/optimization/cp.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version as installed
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from ortools.sat.python import cp_model
 
 from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
+from solver.optimization.engines.cp_sat_model import of_constraints
+from solver.optimization.model import Model
 from solver.optimization.program import Floats, Program
 
 NAME = "cp-sat"
@@ -35,8 +38,10 @@ def version() -> str:
     return installed("ortools")
 
 
-def refuses(program: Program) -> str | None:
+def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
+    if not isinstance(program, Program):
+        return None
     if len(program.quadratic.rows):
         return "it has quadratic terms"
     if not program.integer.all():
@@ -48,19 +53,14 @@ def refuses(program: Program) -> str | None:
     return None
 
 
-def solve(program: Program, options: Options, events: Events) -> Outcome:
+def solve(program: Model, options: Options, events: Events) -> Outcome:
     """Solve a program that is to be minimised."""
-    model = cp_model.CpModel()
-    lower, upper = (
-        np.ceil(program.lower - 1e-9).astype(int).tolist(),
-        np.floor(program.upper + 1e-9).astype(int).tolist(),
-    )
-    if any(low > high for low, high in zip(lower, upper, strict=True)):
-        return Outcome("INFEASIBLE", detail="no whole number is between the bounds of a variable")
-    variables = [model.new_int_var(low, high, "") for low, high in zip(lower, upper, strict=True)]
-    for row in range(program.size[0]):
-        _add(model, program, row, variables)
-    model.minimize(cp_model.LinearExpr.weighted_sum(variables, program.linear.tolist()) + program.offset)
+    if isinstance(program, Program):
+        if (np.ceil(program.lower - _EXACT) > np.floor(program.upper + _EXACT)).any():
+            return Outcome("INFEASIBLE", detail="no whole number is between the bounds of a variable")
+        model, variables = _of_arrays(program)
+    else:
+        model, variables = of_constraints(program)
     if options.hint is not None:
         for variable, value in zip(variables, options.hint.tolist(), strict=True):
             if np.isfinite(value):
@@ -71,16 +71,30 @@ def solve(program: Program, options: Options, events: Events) -> Outcome:
     solver.parameters.random_seed = options.seed
     solver.parameters.relative_gap_limit = options.relative_gap
     solver.parameters.log_search_progress = True
+    incumbents = _Incumbents(variables, events)
+    if options.solutions > 1:
+        solver.parameters.fill_additional_solutions_in_response = True
+        solver.parameters.solution_pool_size = options.solutions
+        if not model.has_objective():
+            # All that there are, until enough are found; CP-SAT does so in one thread only.
+            solver.parameters.enumerate_all_solutions = True
+            solver.parameters.num_workers = 1
+            incumbents.enough = options.solutions
     events.on_stop(solver.stop_search)
-    status = solver.solve(model, _Incumbents(variables, events))
+    status = solver.solve(model, incumbents)
     reason, limit = _ENDINGS[status]
     if limit is not None and events.stopped:
         limit = "INTERRUPTED"
     found = reason in ("OPTIMAL", "FEASIBLE")
+    if found and not model.has_objective():
+        reason, limit = "OPTIMAL", None
     x = np.array([float(solver.value(variable)) for variable in variables]) if found else None
     bound = float(solver.best_objective_bound) if reason != "INFEASIBLE" else None
     detail = "" if reason != "OTHER_ERROR" else f"CP-SAT does not take the program: {model.validate()[:500]}"
-    return Outcome(reason, limit, detail, x, bound, counts={"branches": solver.num_branches})
+    places = [variable.index for variable in variables]
+    more = islice(solver.response_proto.additional_solutions, options.solutions)
+    pool = [np.array(solution.values, np.float64)[places] for solution in more]
+    return Outcome(reason, limit, detail, x, bound, counts={"branches": solver.num_branches}, pool=pool)
 
 
 class _Incumbents(cp_model.CpSolverSolutionCallback):
@@ -88,10 +102,26 @@ class _Incumbents(cp_model.CpSolverSolutionCallback):
         super().__init__()
         self._variables = variables
         self._events = events
+        self._seen = 0
+        self.enough: int | None = None
 
     def on_solution_callback(self) -> None:
         point = np.array([float(self.value(variable)) for variable in self._variables])
         self._events.found(self.objective_value, point, self.best_objective_bound)
+        self._seen += 1
+        if self._seen == self.enough:
+            self.stop_search()
+
+
+def _of_arrays(program: Program) -> tuple[Any, list[Any]]:
+    model = cp_model.CpModel()
+    lower = np.ceil(program.lower - _EXACT).astype(int).tolist()
+    upper = np.floor(program.upper + _EXACT).astype(int).tolist()
+    variables = [model.new_int_var(low, high, "") for low, high in zip(lower, upper, strict=True)]
+    for row in range(program.size[0]):
+        _add(model, program, row, variables)
+    model.minimize(cp_model.LinearExpr.weighted_sum(variables, program.linear.tolist()) + program.offset)
+    return model, variables
 
 
 def _add(model: Any, program: Program, row: int, variables: list[Any]) -> None:

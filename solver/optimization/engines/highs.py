@@ -10,6 +10,7 @@ import highspy
 import numpy as np
 
 from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
+from solver.optimization.model import Model
 from solver.optimization.program import Program
 
 NAME = "highs"
@@ -34,14 +35,17 @@ def version() -> str:
     return installed("highspy")
 
 
-def refuses(program: Program) -> str | None:
+def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
+    if not isinstance(program, Program):
+        return "it is a constraint program"
     # Its own method for quadratic programs has called wrong points optimal.
     return "it has quadratic terms" if len(program.quadratic.rows) else None
 
 
-def solve(program: Program, options: Options, events: Events) -> Outcome:
+def solve(program: Model, options: Options, events: Events) -> Outcome:
     """Solve a program that is to be minimised."""
+    assert isinstance(program, Program), "others are refused"
     highs = make_highs(program, options)
     highs.HandleUserInterrupt = True
     events.on_stop(highs.cancelSolve)

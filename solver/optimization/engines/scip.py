@@ -9,6 +9,7 @@ import numpy as np
 import pyscipopt
 
 from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
+from solver.optimization.model import Model
 from solver.optimization.program import Floats, Program
 
 NAME = "scip"
@@ -31,13 +32,16 @@ def version() -> str:
     return str(pyscipopt.Model().version())
 
 
-def refuses(program: Program) -> str | None:  # noqa: ARG001  (it takes them all)
+def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
+    if not isinstance(program, Program):
+        return "it is a constraint program"
     return None
 
 
-def solve(program: Program, options: Options, events: Events) -> Outcome:
+def solve(program: Model, options: Options, events: Events) -> Outcome:
     """Solve a program that is to be minimised."""
+    assert isinstance(program, Program), "others are refused"
     model = pyscipopt.Model()
     variables = _fill(model, program)
     model.setParam("limits/time", options.time_limit)

@@ -1,0 +1,1 @@
+"""Constraint programming: whole numbers, booleans and intervals under constraints of many kinds."""
