@@ -16,10 +16,10 @@ from registry import TaskContext, open_store
 from solver.optimization.arrays import read_arrays
 from solver.optimization.constraints.read import read_constraints
 from solver.optimization.engine import Options
-from solver.optimization.expressions import read_expressions
 from solver.optimization.files import read_program
 from solver.optimization.job import Incumbent
 from solver.optimization.model import Model
+from solver.optimization.nonlinear.read import read_written
 from solver.optimization.program import Floats
 from solver.optimization.query import OptimizationParameters, OptimizationQuery
 from solver.optimization.solve import solve_program
@@ -76,7 +76,7 @@ def answer_program(program: Model, parameters: OptimizationParameters, context: 
 def read(query: OptimizationQuery, config: Config) -> Model:
     """Return the program that a question gives."""
     if query.expressions is not None:
-        return read_expressions(query.expressions)
+        return read_written(query.expressions)
     if query.constraints is not None:
         return read_constraints(query.constraints)
     if query.model is not None:

@@ -37,7 +37,9 @@ class Check(NamedTuple):
     integrality_violation: float
     """How far a variable that must be whole is from that, at most."""
     broken: tuple[str, ...] = ()
-    """The names of some constraints that do not hold, where violations have no size."""
+    """The names of some constraints that do not hold, of constraint programs and nonlinear ones."""
+    kkt_residual: float | None = None
+    """Of a nonlinear program: by how much the conditions of a local optimum are missed, relative to the gradient."""
 
 
 class Proof(NamedTuple):

@@ -11,8 +11,8 @@ from solver.optimization.model import Model
 from solver.optimization.program import Floats, Integers
 
 Reason = Literal[
-    "OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED", "IMPRECISE", "FEASIBLE", "NO_SOLUTION_FOUND",
-    "NUMERICAL_ERROR", "OTHER_ERROR",
+    "OPTIMAL", "LOCALLY_OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED", "IMPRECISE", "FEASIBLE",
+    "NO_SOLUTION_FOUND", "NUMERICAL_ERROR", "OTHER_ERROR",
 ]  # fmt: skip
 """As MathOpt names them: https://developers.google.com/optimization/math_opt"""
 Limit = Literal["TIME", "ITERATION", "NODE", "MEMORY", "INTERRUPTED", "OTHER"]

@@ -13,12 +13,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from compute.errors import InvalidField
-from solver.optimization.program import Program, make_program
+from solver.optimization.program import Flags, Floats, Program, make_program
 
 MAX_LENGTH = 100_000
 MAX_DEPTH = 100
@@ -31,6 +31,22 @@ LABEL = re.compile(r"\s*([^\W\d]\w*)\s*:(.*)", re.DOTALL)
 
 Linear = dict[tuple[str, ...], float]
 """A polynomial: coefficients by the variables of each term, in order; ``()`` is the constant."""
+
+
+class Header(NamedTuple):
+    """A program whose expressions are not read yet."""
+
+    name: str
+    places: Mapping[str, int]
+    """The variables, and their numbers."""
+    lower: Floats
+    upper: Floats
+    integer: Flags
+    direction: str
+    goal: object
+    """The objective; None without one."""
+    rows: Sequence[tuple[str, object, str]]
+    """Of each constraint the name, the expression, and the path in the question."""
 
 
 def read_expressions(model: Mapping[str, Any]) -> Program:
@@ -57,6 +73,51 @@ def read_expressions(model: Mapping[str, Any]) -> Program:
     >>> program.constraints, program.row_lower.tolist(), program.row_upper.tolist()
     (('limit', 'c1'), [-inf, -1.0], [4.0, 1.0])
     """
+    header = read_header(model)
+    places = header.places
+    objective: Linear = {}
+    if header.goal is not None:
+        objective = Reader(header.goal, f"expressions.{header.direction}", places).polynomial()
+    rows = [Reader(text, path, places).comparison() for _, text, path in header.rows]
+    entries = [(row, places[key[0]], value) for row, (left, _, _) in enumerate(rows) for key, value in left.items()]
+    linear = np.zeros(len(places))
+    quadratic = []
+    for key, value in objective.items():
+        if len(key) == 1:
+            linear[places[key[0]]] = value
+        elif len(key) == 2:
+            quadratic.append((places[key[0]], places[key[1]], value))
+    return make_program(
+        linear=linear,
+        lower=header.lower,
+        upper=header.upper,
+        integer=header.integer,
+        rows=np.array([entry[0] for entry in entries], np.int64),
+        columns=np.array([entry[1] for entry in entries], np.int64),
+        values=np.array([entry[2] for entry in entries], np.float64),
+        row_lower=np.array([low for _, low, _ in rows], np.float64),
+        row_upper=np.array([high for _, _, high in rows], np.float64),
+        quadratic=(
+            np.array([term[0] for term in quadratic], np.int64),
+            np.array([term[1] for term in quadratic], np.int64),
+            np.array([term[2] for term in quadratic], np.float64),
+        ),
+        maximize=header.direction == "maximize",
+        offset=objective.get((), 0.0),
+        name=header.name,
+        variables=tuple(places),
+        constraints=tuple(name for name, _, _ in header.rows),
+    )
+
+
+def read_header(model: Mapping[str, Any]) -> Header:
+    """Return all but what the expressions say.
+
+    Raises
+    ------
+    InvalidField
+        Naming the field, and what is wrong with it.
+    """
     if unknown := [key for key in model if key not in _KEYS]:
         refuse("expressions", f"has the unknown key {str(unknown[0])[:80]!r}", f"It has {', '.join(_KEYS)}.")
     variables = model.get("variables")
@@ -72,44 +133,18 @@ def read_expressions(model: Mapping[str, Any]) -> Program:
         refuse("expressions", f"has more than {MAX_LENGTH:,} characters", "Give larger programs as arrays or a file.")
     places = {name: number for number, name in enumerate(variables)}
     lower, upper, integer = _domains(variables)
-    objective = Reader(model[goals[0]], f"expressions.{goals[0]}", places).polynomial() if goals else {}
-    names, rows = [], []
+    rows = []
     for number, text in enumerate(subject_to):
         path = f"expressions.subject_to[{number}]"
         label = LABEL.match(text) if isinstance(text, str) else None
-        names.append(label[1] if label else f"c{number}")
-        rows.append(Reader(label[2] if label else text, path, places).comparison())
+        rows.append((label[1] if label else f"c{number}", label[2] if label else text, path))
+    names = [name for name, _, _ in rows]
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
         refuse("expressions.subject_to", f"has the name {twice[:80]!r} twice", "")
-    entries = [(row, places[key[0]], value) for row, (left, _, _) in enumerate(rows) for key, value in left.items()]
-    linear = np.zeros(len(places))
-    quadratic = []
-    for key, value in objective.items():
-        if len(key) == 1:
-            linear[places[key[0]]] = value
-        elif len(key) == 2:
-            quadratic.append((places[key[0]], places[key[1]], value))
-    return make_program(
-        linear=linear,
-        lower=lower,
-        upper=upper,
-        integer=integer,
-        rows=np.array([entry[0] for entry in entries], np.int64),
-        columns=np.array([entry[1] for entry in entries], np.int64),
-        values=np.array([entry[2] for entry in entries], np.float64),
-        row_lower=np.array([low for _, low, _ in rows], np.float64),
-        row_upper=np.array([high for _, _, high in rows], np.float64),
-        quadratic=(
-            np.array([term[0] for term in quadratic], np.int64),
-            np.array([term[1] for term in quadratic], np.int64),
-            np.array([term[2] for term in quadratic], np.float64),
-        ),
-        maximize=goals == ["maximize"],
-        offset=objective.get((), 0.0),
-        name=str(model.get("name", "")),
-        variables=tuple(places),
-        constraints=tuple(names),
+    direction = goals[0] if goals else "minimize"
+    return Header(
+        str(model.get("name", "")), places, lower, upper, integer, direction, model[goals[0]] if goals else None, rows
     )
 
 
@@ -172,43 +207,59 @@ class Reader:
     def comparison(self) -> tuple[Linear, float, float]:
         """Return a constraint: its linear part, and what it is between."""
         tree, sides = self.sides()
-        low, high = -math.inf, math.inf
         if len(sides) == 3:
-            first, second = tree.ops
-            if not (is_constant(sides[0]) and is_constant(sides[2])) or type(first) is not type(second):
-                self.wrong(tree, "a number on both ends, and the same comparison twice, as in 1 <= x + y <= 3")
             left = sides[1]
-            ends = (sides[0].get((), 0.0), sides[2].get((), 0.0))
-            low, high = ends if isinstance(first, ast.LtE) else ends[::-1]
-            if not isinstance(first, ast.LtE | ast.GtE):
-                self.wrong(tree, "<= or >= twice")
+            ends = [side.get((), 0.0) if is_constant(side) else None for side in (sides[0], sides[2])]
+            low, high = self.between(tree, *ends)
         else:
+            low, high = self.ends(tree)
             left = added(sides[0], sides[1], -1.0)
-            operator = tree.ops[0]
-            if not isinstance(operator, ast.LtE | ast.GtE | ast.Eq):
-                self.wrong(tree, "<=, >= or == (what is smaller or larger is never without equal)")
-            low = 0.0 if isinstance(operator, ast.GtE | ast.Eq) else low
-            high = 0.0 if isinstance(operator, ast.LtE | ast.Eq) else high
         if any(len(key) > 1 for key in left):
-            self.wrong(tree, "a linear expression; only the objective may have products of variables")
+            self.beyond(tree, "a linear expression; only the objective may have products of variables")
         constant = left.pop((), 0.0)
         return left, low - constant, high - constant
 
     def sides(self) -> tuple[ast.Compare, list[Linear]]:
         """Return a comparison, and what stands on its two or three sides."""
+        tree = self.compared()
+        return tree, [self._value(side, 0) for side in (tree.left, *tree.comparators)]
+
+    def compared(self) -> ast.Compare:
+        """Return the tree, which is a comparison of two or three sides."""
         tree = self._tree
         if not isinstance(tree, ast.Compare) or len(tree.ops) > 2:
             self.wrong(tree, "a comparison: <=, >= or ==, or two of them around an expression")
-        return tree, [self._value(side, 0) for side in (tree.left, *tree.comparators)]
+        return tree
+
+    def ends(self, tree: ast.Compare) -> tuple[float, float]:
+        """Return what the left side minus the right one is between."""
+        operator = tree.ops[0]
+        if not isinstance(operator, ast.LtE | ast.GtE | ast.Eq):
+            self.wrong(tree, "<=, >= or == (what is smaller or larger is never without equal)")
+        return (-math.inf if isinstance(operator, ast.LtE) else 0.0), (
+            math.inf if isinstance(operator, ast.GtE) else 0.0
+        )
+
+    def between(self, tree: ast.Compare, first: float | None, last: float | None) -> tuple[float, float]:
+        """Return what the middle one of three sides is between, of which the outer ones are these numbers."""
+        if first is None or last is None or type(tree.ops[0]) is not type(tree.ops[1]):
+            self.wrong(tree, "a number on both ends, and the same comparison twice, as in 1 <= x + y <= 3")
+        if not isinstance(tree.ops[0], ast.LtE | ast.GtE):
+            self.wrong(tree, "<= or >= twice")
+        return (first, last) if isinstance(tree.ops[0], ast.LtE) else (last, first)
+
+    def number(self, node: ast.Constant) -> float:
+        """Return a number."""
+        value = node.value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+            self.wrong(node, "a number below 1e300")
+        return float(value)
 
     def _value(self, node: ast.AST, depth: int) -> Linear:
         if depth > MAX_DEPTH:
             return self.wrong(node, f"no more than {MAX_DEPTH} levels")
         if isinstance(node, ast.Constant):
-            value = node.value
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-                self.wrong(node, "a number below 1e300")
-            return {(): float(value)}
+            return {(): self.number(node)}
         if isinstance(node, ast.Name):
             return self._variable(node, node.id)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -218,6 +269,8 @@ class Reader:
             return inner if isinstance(node.op, ast.UAdd) else _scaled(inner, -1.0)
         if isinstance(node, ast.BinOp):
             return self._operation(node, depth)
+        if isinstance(node, ast.Call):
+            self.beyond(node, "numbers, variables, + - * / and ** 2")
         return self.wrong(node, "numbers, variables, + - * / and ** 2")
 
     def _variable(self, node: ast.AST, name: str) -> Linear:
@@ -245,12 +298,14 @@ class Reader:
             return self._finite(node, self._product(node, left, right))
         if isinstance(operator, ast.Div):
             divisor = right.get((), 0.0)
-            if not is_constant(right) or divisor == 0:
+            if not is_constant(right):
+                self.beyond(node, "a number after /")
+            if divisor == 0:
                 self.wrong(node, "a number other than 0 after /")
             return self._finite(node, _scaled(left, 1.0 / divisor))
         if isinstance(operator, ast.Pow):
             if not is_constant(right) or right.get((), 0.0) not in (1.0, 2.0):
-                self.wrong(node, "** 2, and no other power")
+                self.beyond(node, "** 2, and no other power")
             return left if right[()] == 1.0 else self._finite(node, self._product(node, left, left))
         return self.wrong(node, "+ - * / or ** 2")
 
@@ -262,7 +317,7 @@ class Reader:
             for second, other in right.items():
                 key = tuple(sorted((*first, *second)))
                 if len(key) > 2:
-                    self.wrong(node, "products of two variables at most")
+                    self.beyond(node, "products of two variables at most")
                 found[key] = found.get(key, 0.0) + one * other
         return found
 
@@ -271,11 +326,20 @@ class Reader:
             self.wrong(node, "numbers whose product is below 1e308")
         return value
 
+    def beyond(self, node: ast.AST, expected: str) -> NoReturn:
+        """Say that a part of the expression is neither linear nor quadratic."""
+        told = self._told(node, expected)
+        raise InvalidField(**{**told, "context": {**told["context"], "nonlinear": True}})
+
     def wrong(self, node: ast.AST, expected: str) -> NoReturn:
         """Say what was expected in place of a part of the expression."""
+        raise InvalidField(**self._told(node, expected))
+
+    def _told(self, node: ast.AST, expected: str) -> dict[str, Any]:
         position = getattr(node, "col_offset", 0)
         found = (ast.get_source_segment(self._text, node) or self._text)[:60]
-        refuse(self._path, f"is wrong at position {position}: expected {expected}, found {found!r}", _EXAMPLE)
+        detail = f"{self._path} is wrong at position {position}: expected {expected}, found {found!r}"
+        return {"detail": detail, "hint": _EXAMPLE, "context": {"field": self._path}}
 
 
 def is_constant(value: Linear) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from solver.optimization.check import OPTIMALITY, Check, Proof, check_optimality
 from solver.optimization.engine import Limit, Options, Outcome, Reason
 from solver.optimization.model import Model, checked
+from solver.optimization.nonlinear.program import STATIONARITY
 from solver.optimization.process import Run
 from solver.optimization.program import Floats, Program
 
@@ -46,6 +47,8 @@ class Solution(NamedTuple):
     pool: Sequence[tuple[Floats, float]] = ()
     """Different feasible points and their values, the best first, if more than one was wanted."""
     attempts: Sequence[Attempt] = ()
+    engine: str = ""
+    """Whose point, or proof that there is none, this is."""
 
 
 UNSETTLED = ("IMPRECISE", "NUMERICAL_ERROR", "OTHER_ERROR")
@@ -69,7 +72,10 @@ def judge(program: Model, run: Run, options: Options) -> Solution:
         reason, proof, wrong = _judge_optimum(program, check, outcome, options)
         detail = f"{detail}; {wrong}".removeprefix("; ").removesuffix("; ")
         bound = proof.bound if proof is not None and proof.optimal else bound
-    elif check is None and reason == "OPTIMAL":
+    elif check is not None and reason == "LOCALLY_OPTIMAL":
+        reason, wrong = _judge_local_optimum(check)
+        detail = f"{detail}; {wrong}".removeprefix("; ").removesuffix("; ")
+    elif check is None and reason in ("OPTIMAL", "LOCALLY_OPTIMAL"):
         reason, detail = "OTHER_ERROR", "the engine said optimal and gave no point"
     gap = None if check is None or bound is None else _gap(check.objective, bound)
     pool = _pool(program, run, options) if options.solutions > 1 else []
@@ -102,6 +108,14 @@ def _judge_optimum(
         return "OPTIMAL", None, ""
     said = f"the engine said optimal, and its point ({check.objective:.9g}) is not as good as its bound"
     return "FEASIBLE", None, f"{said} ({outcome.bound:.9g})"
+
+
+def _judge_local_optimum(check: Check) -> tuple[Reason, str]:
+    """Say whether the conditions of a local optimum hold at a feasible point."""
+    if check.kkt_residual is not None and check.kkt_residual <= STATIONARITY:
+        return "LOCALLY_OPTIMAL", ""
+    missed = "has no derivatives there" if check.kkt_residual is None else f"misses them by {check.kkt_residual:.1e}"
+    return "FEASIBLE", f"the engine said that the conditions of a local optimum hold, and the point {missed}"
 
 
 def _pool(program: Model, run: Run, options: Options) -> list[tuple[Floats, float]]:

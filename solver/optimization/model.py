@@ -1,4 +1,4 @@
-"""What can be solved: a program of arrays, or one of constraints."""
+"""What can be solved: a program of arrays, one of constraints, or a nonlinear one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from solver.optimization.check import Check, check_point
 from solver.optimization.constraints.program import ConstraintProgram
+from solver.optimization.nonlinear.program import NonlinearProgram
 from solver.optimization.program import Floats, Program
 
-Model = Program | ConstraintProgram
+Model = Program | ConstraintProgram | NonlinearProgram
 
 
 def minimised(program: Model) -> Model:

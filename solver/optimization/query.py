@@ -13,7 +13,7 @@ DEFAULT_TIME_LIMIT = 60.0
 
 SOURCES = ("expressions", "constraints", "model", "uri")
 
-EngineName = Literal["highs", "scip", "cp-sat", "clarabel"]
+EngineName = Literal["highs", "scip", "cp-sat", "clarabel", "slsqp", "trust-constr", "cobyqa", "differential-evolution"]
 
 
 class _Strict(BaseModel):
@@ -21,7 +21,7 @@ class _Strict(BaseModel):
 
 
 class OptimizationQuery(_Strict):
-    """The best values of variables under constraints: linear, quadratic, of whole numbers, of booleans and intervals.
+    """The best values of variables under constraints: linear, quadratic, nonlinear, of whole numbers, of intervals.
 
     The program is given in one of four ways: as `expressions` that a person reads, as `constraints` in the names of
     CP-SAT, as a `model` of arrays in the names of MathOpt, or as a file at a `uri` (`.mps`, `.qps`, `.lp`, `.opb`,
@@ -37,6 +37,14 @@ class OptimizationQuery(_Strict):
                         "variables": {"chairs": {"lower": 0, "integer": True}, "tables": {"lower": 0, "integer": True}},
                         "maximize": "45*chairs + 80*tables",
                         "subject_to": ["wood: 5*chairs + 20*tables <= 400", "work: 10*chairs + 15*tables <= 450"],
+                    },
+                },
+                {
+                    "type": "optimization",
+                    "expressions": {
+                        "variables": {"radius": {"lower": 0.1, "upper": 10}, "height": {"lower": 0.1, "upper": 10}},
+                        "minimize": "2*pi*radius**2 + 2*pi*radius*height",
+                        "subject_to": ["volume: pi*radius**2*height >= 1"],
                     },
                 },
                 {
@@ -86,7 +94,9 @@ class OptimizationQuery(_Strict):
 
     type: Literal["optimization"]
     expressions: dict[str, Any] | None = Field(
-        None, description="`variables` {name: {lower, upper, integer}}, `minimize` or `maximize`, `subject_to` [...]."
+        None,
+        description="`variables` {name: {lower, upper, integer}}, `minimize` or `maximize`, `subject_to` "
+        "[...]: of numbers, variables, + - * / ** and functions such as exp, log, sqrt, sin, abs, min, floor.",
     )
     constraints: dict[str, Any] | None = Field(
         None,

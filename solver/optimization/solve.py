@@ -14,6 +14,9 @@ from solver.optimization.engine import Options
 from solver.optimization.job import Job
 from solver.optimization.judge import UNSETTLED, Attempt, Solution, judge
 from solver.optimization.model import Model, minimised
+from solver.optimization.nonlinear.program import NonlinearProgram
+from solver.optimization.nonlinear.solve import order as nonlinear_order
+from solver.optimization.nonlinear.solve import solve_nonlinear
 from solver.optimization.process import run_job
 from solver.optimization.program import Program
 from solver.optimization.race import Found, Progress, race
@@ -66,16 +69,31 @@ def solve_program(
     """
     least = minimised(program)
     order = engines or _order(least)
-    if options.threads > 1 and program.kind == "MIP" and len(order) > 1:
+    if isinstance(least, NonlinearProgram):
+        found = solve_nonlinear(least, options, order, memory, progress)
+    elif options.threads > 1 and program.kind == "MIP" and len(order) > 1:
         found = race(least, options, order, memory=memory, progress=progress)
     else:
         found = _in_turn(least, options, order, memory, progress)
+    found = _unrefuted(found)
     attempts = [
         Attempt(engine, run.version, run.seconds, run.outcome.reason, solution.reason, solution.limit, solution.detail)
         for engine, run, solution in found
     ]
-    best = min((solution for _, _, solution in found), key=_rank)
-    return _turned(best._replace(attempts=attempts), program)
+    engine, _, best = min(found, key=lambda one: _rank(one[2]))
+    return _turned(best._replace(attempts=attempts, engine=engine), program)
+
+
+def _unrefuted(found: list[Found]) -> list[Found]:
+    """Do not pass on that there is no solution when another engine has one that our check confirms."""
+    if not any(solution.check is not None and solution.check.feasible for _, _, solution in found):
+        return found
+    return [
+        (engine, run, solution._replace(reason="OTHER_ERROR", detail="it said infeasible, and a solution is known"))
+        if solution.reason == "INFEASIBLE"
+        else (engine, run, solution)
+        for engine, run, solution in found
+    ]
 
 
 def _in_turn(
@@ -98,6 +116,8 @@ def _in_turn(
 
 def _order(program: Model) -> Sequence[str]:
     """Return the engines for a program to be minimised, the one to be asked first first."""
+    if isinstance(program, NonlinearProgram):
+        return nonlinear_order(program)
     if not isinstance(program, Program):
         return ("cp-sat",)
     if program.kind == "QP" and not is_convex(program):
@@ -110,11 +130,13 @@ def _order(program: Model) -> Sequence[str]:
 def _rank(solution: Solution) -> tuple[int, float]:
     """Return a key by which the best answer is the smallest."""
     place = _WORST_FIRST.index(solution.reason) if solution.reason in _WORST_FIRST else len(_WORST_FIRST)
-    return -place, 0.0 if solution.check is None else solution.check.objective
+    check = solution.check
+    return -place, 0.0 if check is None else check.objective
 
 
 _WORST_FIRST = (
-    "OTHER_ERROR", "NUMERICAL_ERROR", "NO_SOLUTION_FOUND", "IMPRECISE", "INFEASIBLE_OR_UNBOUNDED", "FEASIBLE"
+    "OTHER_ERROR", "NUMERICAL_ERROR", "NO_SOLUTION_FOUND", "IMPRECISE", "INFEASIBLE_OR_UNBOUNDED", "FEASIBLE",
+    "LOCALLY_OPTIMAL",
 )  # fmt: skip
 
 

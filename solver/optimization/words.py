@@ -22,7 +22,7 @@ def as_answer(program: Model, solution: Solution) -> dict[str, Any]:
     variables, constraints = names_of(program)
     whole = isinstance(program, ConstraintProgram)
     sign = -1.0 if program.maximize else 1.0
-    last, check, run = solution.attempts[-1], solution.check, solution.run
+    check, run = solution.check, solution.run
     result: dict[str, Any] = {
         "termination": {"reason": solution.reason, "limit": solution.limit, "detail": solution.detail},
         "objective_value": None if check is None else _number(check.objective),
@@ -33,7 +33,7 @@ def as_answer(program: Model, solution: Solution) -> dict[str, Any]:
         "reduced_costs": None if solution.reduced_costs is None else _values(variables, solution.reduced_costs),
         "check": None,
         "infeasible_subsystem": None,
-        "engine": {"name": last.engine, "version": last.version, "seconds": round(last.seconds, 3)},
+        "engine": {"name": solution.engine, "version": run.version, "seconds": round(run.seconds, 3)},
         "attempts": [{**attempt._asdict(), "seconds": round(attempt.seconds, 3)} for attempt in solution.attempts],
         "incumbents": [
             {
@@ -62,6 +62,7 @@ def as_answer(program: Model, solution: Solution) -> dict[str, Any]:
             "relative_violation": _number(check.relative_violation),
             "integrality_violation": _number(check.integrality_violation),
             "violated_constraints": list(check.broken),
+            "kkt_residual": _number(check.kkt_residual),
             "proven_by_duals": None if proof is None else proof.optimal,
             "dual_violation": None if proof is None else _number(proof.dual_violation),
         }

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-ENGINES = ("highs", "scip", "cp-sat", "clarabel")
+ENGINES = ("highs", "scip", "cp-sat", "clarabel", "slsqp", "trust-constr", "cobyqa", "differential-evolution")
 MODULES = {name: f"solver.optimization.engines.{name.replace('-', '_')}" for name in ENGINES}

@@ -36,7 +36,7 @@ def version() -> str:
 def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
     if not isinstance(program, Program):
-        return "it is a constraint program"
+        return "it is a constraint program, or a nonlinear one"
     if program.integer.any():
         return "some of its variables are integers"
     return None if is_convex(program) else "its objective is not convex"

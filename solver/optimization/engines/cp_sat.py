@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
+from solver.optimization.constraints.program import ConstraintProgram
 from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
 from solver.optimization.engines.cp_sat_model import of_constraints
 from solver.optimization.model import Model
@@ -40,8 +41,10 @@ def version() -> str:
 
 def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
-    if not isinstance(program, Program):
+    if isinstance(program, ConstraintProgram):
         return None
+    if not isinstance(program, Program):
+        return "it is nonlinear"
     if len(program.quadratic.rows):
         return "it has quadratic terms"
     if not program.integer.all():
@@ -60,6 +63,7 @@ def solve(program: Model, options: Options, events: Events) -> Outcome:
             return Outcome("INFEASIBLE", detail="no whole number is between the bounds of a variable")
         model, variables = _of_arrays(program)
     else:
+        assert isinstance(program, ConstraintProgram), "others are refused"
         model, variables = of_constraints(program)
     if options.hint is not None:
         for variable, value in zip(variables, options.hint.tolist(), strict=True):

@@ -38,7 +38,7 @@ def version() -> str:
 def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
     if not isinstance(program, Program):
-        return "it is a constraint program"
+        return "it is a constraint program, or a nonlinear one"
     # Its own method for quadratic programs has called wrong points optimal.
     return "it has quadratic terms" if len(program.quadratic.rows) else None
 

@@ -1,4 +1,4 @@
-"""SCIP: mixed-integer programs, and quadratic objectives of any shape to global optimality. https://scipopt.org."""
+"""SCIP: mixed-integer programs, and quadratic and nonlinear ones to global optimality. https://scipopt.org."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pyscipopt
 
+from solver.optimization.constraints.program import ConstraintProgram
 from solver.optimization.engine import Events, Limit, Options, Outcome, Reason
+from solver.optimization.engines.scip_nonlinear import KNOWN, fill_nonlinear
 from solver.optimization.model import Model
+from solver.optimization.nonlinear.program import NonlinearProgram
 from solver.optimization.program import Floats, Program
 
 NAME = "scip"
@@ -34,16 +37,21 @@ def version() -> str:
 
 def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
-    if not isinstance(program, Program):
+    if isinstance(program, ConstraintProgram):
         return "it is a constraint program"
+    if isinstance(program, NonlinearProgram) and (unknown := program.operations - KNOWN):
+        return f"it has {', '.join(sorted(unknown))}"
     return None
 
 
 def solve(program: Model, options: Options, events: Events) -> Outcome:
     """Solve a program that is to be minimised."""
-    assert isinstance(program, Program), "others are refused"
     model = pyscipopt.Model()
-    variables = _fill(model, program)
+    if isinstance(program, NonlinearProgram):
+        variables = fill_nonlinear(model, program)
+    else:
+        assert isinstance(program, Program), "others are refused"
+        variables = _fill(model, program)
     model.setParam("limits/time", options.time_limit)
     model.setParam("limits/gap", options.relative_gap)
     model.setParam("randomization/randomseedshift", options.seed)
@@ -55,7 +63,7 @@ def solve(program: Model, options: Options, events: Events) -> Outcome:
     events.on_stop(model.interruptSolve)
     # Without the interpreter's lock, so that another thread can stop it.
     model.optimizeNogil()
-    return _outcome(model, variables)
+    return _outcome(model, variables, options.solutions)
 
 
 class _Incumbents(pyscipopt.Eventhdlr):
@@ -137,7 +145,7 @@ def _values(model: Any, solution: Any, variables: list[Any]) -> Floats:
     return np.fromiter((model.getSolVal(solution, variable) for variable in variables), np.float64, len(variables))
 
 
-def _outcome(model: Any, variables: list[Any]) -> Outcome:
+def _outcome(model: Any, variables: list[Any], wanted: int) -> Outcome:
     status = model.getStatus()
     reason, limit = _ENDINGS.get(status, ("OTHER_ERROR", None))
     x = _values(model, model.getBestSol(), variables) if model.getNSols() and reason != "INFEASIBLE" else None
@@ -146,5 +154,8 @@ def _outcome(model: Any, variables: list[Any]) -> Outcome:
     bound = model.getDualbound()
     known = abs(bound) < model.infinity() and reason not in ("INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED")
     detail = "" if status in _ENDINGS else f"SCIP ended with {status!r}"
+    pool = []
+    if wanted > 1:
+        pool = [_values(model, solution, variables) for solution in model.getSols()[:wanted]]
     counts = {"nodes": int(model.getNTotalNodes()), "simplex_iterations": int(model.getNLPIterations())}
-    return Outcome(reason, limit, detail, x, float(bound) if known else None, counts=counts)
+    return Outcome(reason, limit, detail, x, float(bound) if known else None, counts=counts, pool=pool)

@@ -1,0 +1,1 @@
+"""Nonlinear programs: read as expressions or .nl files, solved locally or globally, and checked."""
