@@ -16,19 +16,23 @@ from typing import Any
 from compute.errors import ComputeError
 from solver.optimization.engine import Options
 from solver.optimization.engines import ENGINES
-from solver.optimization.files import read_program
+from solver.optimization.files import read_file
 from solver.optimization.job import Incumbent
 from solver.optimization.solve import solve_program
 from solver.optimization.words import as_answer
 
-_SETTLED = ("OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED")
+_SETTLED = ("OPTIMAL", "LOCALLY_OPTIMAL", "INFEASIBLE", "UNBOUNDED", "INFEASIBLE_OR_UNBOUNDED")
 _SHOWN = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m solver", description=__doc__)
-    parser.add_argument("file", type=Path, help="a program: .mps, .qps, .lp, .opb, .cnf; also .gz and .xz")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="a program: .mps, .qps, .lp, .nl, .opb, .cnf, .json; .txt (job shop), .rcp, .tsp; also .gz and .xz",
+    )
     parser.add_argument("--time-limit", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument("--gap", type=float, default=1e-4, help="relative, for whole numbers; default: 1e-4")
     parser.add_argument("--threads", type=int, default=1)
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.file.is_file():
             parser.error(f"there is no file {options.file}")
-        program = read_program(options.file)
+        program = read_file(options.file)
     except ComputeError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -13,16 +13,14 @@ import numpy as np
 from compute import Config
 from compute.errors import DataNotFound, InvalidField, KeyNotFound
 from registry import TaskContext, open_store
-from solver.optimization.arrays import read_arrays
-from solver.optimization.constraints.read import read_constraints
 from solver.optimization.engine import Options
-from solver.optimization.files import read_program
+from solver.optimization.files import read_file
 from solver.optimization.job import Incumbent
 from solver.optimization.model import Model
-from solver.optimization.nonlinear.read import read_written
 from solver.optimization.program import Floats
 from solver.optimization.query import OptimizationParameters, OptimizationQuery
 from solver.optimization.solve import solve_program
+from solver.optimization.sources import read_source
 from solver.optimization.words import as_answer, names_of
 
 
@@ -75,14 +73,9 @@ def answer_program(program: Model, parameters: OptimizationParameters, context: 
 
 def read(query: OptimizationQuery, config: Config) -> Model:
     """Return the program that a question gives."""
-    if query.expressions is not None:
-        return read_written(query.expressions)
-    if query.constraints is not None:
-        return read_constraints(query.constraints)
-    if query.model is not None:
-        return read_arrays(query.model)
-    assert query.uri is not None, "the question has one source"
-    return _read_uri(query.uri, config)
+    if query.uri is not None:
+        return _read_uri(query.uri, config)
+    return read_source({name: getattr(query, name) for name in ("expressions", "constraints", "model")})
 
 
 def hinted(program: Model, parameters: OptimizationParameters) -> Floats | None:
@@ -107,7 +100,7 @@ def _read_uri(uri: str, config: Config) -> Model:
         path = Path(unquote(parts.path) if parts.scheme else uri)
         if not path.is_file():
             raise DataNotFound(f"there is no file {uri}", context={"uri": uri})
-        return read_program(path)
+        return read_file(path)
     folder, _, name = uri.rpartition("/")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / name
@@ -115,7 +108,7 @@ def _read_uri(uri: str, config: Config) -> Model:
             open_store(folder, config).download(name, path)
         except KeyNotFound as error:
             raise DataNotFound(f"there is no file {uri}", context={"uri": uri}) from error
-        return read_program(path)
+        return read_file(path)
 
 
 def _telling(context: TaskContext, program: Model, time_limit: float) -> Callable[[float, Incumbent | None], None]:

@@ -24,8 +24,8 @@ class OptimizationQuery(_Strict):
     """The best values of variables under constraints: linear, quadratic, nonlinear, of whole numbers, of intervals.
 
     The program is given in one of four ways: as `expressions` that a person reads, as `constraints` in the names of
-    CP-SAT, as a `model` of arrays in the names of MathOpt, or as a file at a `uri` (`.mps`, `.qps`, `.lp`, `.opb`,
-    `.cnf`; also `.gz` and `.xz` of these).
+    CP-SAT, as a `model` of arrays in the names of MathOpt, or as a file at a `uri` (`.mps`, `.qps`, `.lp`, `.nl`,
+    `.opb`, `.cnf`, `.txt` of a job shop, `.rcp`, `.tsp`; also `.gz` and `.xz` of these).
     """
 
     model_config = ConfigDict(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import signal
@@ -493,42 +492,3 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     (tmp_path / "cut.mps").write_text("NAME\nROWS\n N cost\n")
     assert main([str(tmp_path / "cut.mps")]) == 2
     assert "line 3 of the MPS file is the last one: ENDATA is missing" in capsys.readouterr().err
-
-
-# Many more instances
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif("TABLEWORK_INSTANCES" not in os.environ, reason="TABLEWORK_INSTANCES names no collection")
-def test_a_collection_of_published_instances() -> None:
-    """Each line of its INDEX.csv has a file, a type, and the published optimum; see the README beside the instances."""
-    root = Path(os.environ["TABLEWORK_INSTANCES"])
-    wrong, told = [], []
-    with (root / "INDEX.csv").open(newline="") as index:
-        lines = list(csv.DictReader(index))
-    for line in lines:
-        path = root / line["file"]
-        if line["type"] not in ("lp", "mip", "qp") or not path.name.endswith((".mps", ".mps.gz", ".qps", ".qps.gz")):
-            continue
-        try:
-            solution = solve_program(read_program(path), Options(time_limit=20))
-        except InvalidField as error:
-            told.append(f"{line['name']}: {error}")
-            continue
-        known = line["known_optimum"]
-        value = None if solution.check is None else solution.check.objective
-        if solution.reason not in ("OPTIMAL", "INFEASIBLE", "UNBOUNDED"):
-            told.append(f"{line['name']}: {solution.reason} {value} of {known}, gap {solution.gap} {solution.detail}")
-        elif known in ("infeasible", "unbounded"):
-            if solution.reason.lower() != known:
-                wrong.append(f"{line['name']}: {solution.reason}, and not {known}")
-        elif known and (value is None or abs(value - float(known)) > _tolerance(line["type"], float(known))):
-            wrong.append(f"{line['name']}: {value}, and not {known}")
-    print("\n".join(told))
-    assert wrong == []
-
-
-def _tolerance(kind: str, known: float) -> float:
-    """How far a value may be from the published one: 1e-6 of it, and the gap for whole numbers."""
-    return (1e-4 if kind == "mip" else 2e-6) * max(1.0, abs(known))
