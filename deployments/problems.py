@@ -93,7 +93,7 @@ def problem(error: BaseException, request_id: str) -> ProblemResponse:
                 logger.error("request_id=%s event=error code=%s", request_id, known.code, exc_info=error)
             body = known.problem() if not isinstance(known, _INSIDES) else _bare(known, request_id)
     if body["status"] in (429, 503):
-        headers.setdefault("Retry-After", "1")
+        headers.setdefault("Retry-After", str(body.get("context", {}).get("retry_after", 1)))
     return ProblemResponse({**body, "request_id": request_id}, status_code=body["status"], headers=headers)
 
 

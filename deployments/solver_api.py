@@ -17,8 +17,11 @@ from compute import Config
 from compute.errors import InvalidField
 from deployments.access import Rules
 from deployments.application import Application
+from deployments.records_api import split
 from deployments.rendering import JSONResponse
 from deployments.rows import read_object
+from deployments.task_events import RULES as EVENT_RULES
+from deployments.task_events import task_events_api
 from deployments.tokens import Role
 from solver import SolveRequest, SolverService
 
@@ -30,11 +33,18 @@ RULES: Rules = {
     ("POST", "/solve-sync"): Role.WRITE,
     ("GET", "/task/{task_id}"): Role.READ,
     ("DELETE", "/task/{task_id}"): Role.WRITE,
+    ("GET", "/tasks"): Role.READ,
+    **EVENT_RULES,
 }
 
 TaskId = Annotated[str, Path(max_length=100, description="The id that `POST /solve` gave.")]
 IdempotencyKey = Annotated[str | None, Header(description="The same question under the same key is the same task.")]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the end of the task.")]
+States = Annotated[list[str] | None, Query(description="Only tasks in these; repeated, or joined by commas.")]
+Types = Annotated[list[str] | None, Query(description="Only questions of these types; as above.")]
+Mine = Annotated[bool, Query(description="Only what this token submitted.")]
+Cursor = Annotated[str | None, Query(max_length=100, description="The `next_cursor` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="So many at most.")]
 Timeout = Annotated[float, Query(gt=0, le=3600, description="Seconds to wait for the answer; the task then goes on.")]
 
 _QUICK_THREADS = 16
@@ -96,6 +106,27 @@ def solver_api(solver: SolverService, config: Config) -> Application:
         question = await call(quick, _question, await request.body())
         return JSONResponse(await call(waiting, solver.solve, **question, timeout=timeout, caller=_caller(request)))
 
+    @app.get("/tasks", summary="Tasks that are remembered, the newest first")
+    async def list_tasks(
+        request: Request,
+        state: States = None,
+        type: Types = None,  # noqa: A002  (the name of the query parameter)
+        mine: Mine = False,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Response:
+        page = await call(
+            quick,
+            solver.tasks,
+            states=split(state or []),
+            types=split(type or []),
+            caller=_caller(request) if mine else None,
+            cursor=cursor,
+            limit=limit,
+        )
+        return JSONResponse(page)
+
+    task_events_api(app, solver)
     return app
 
 

@@ -7,14 +7,17 @@ Other Ray programs, in any namespace of the cluster, call it without HTTP::
     solver = serve.get_app_handle("solver")
     query = {"type": "prediction", "model": "delays@champion", "entities": [{"distance": 1416, "carrier": "UA"}]}
     solver.solve.remote(query).result()["predictions"]
+    task_id = solver.submit.remote(query, idempotency_key="k1").result()
+    solver.status.remote(task_id, wait=30).result()["state"]
 """
 
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute import load_config
 from deployments.application import Application
@@ -25,6 +28,9 @@ from solver import get_solver_service
 
 if TYPE_CHECKING:
     from ray.serve import Application as ServeApplication
+
+
+T = TypeVar("T")
 
 
 class SolverAppArgs(ReplicaArgs):
@@ -56,7 +62,30 @@ class Solver:
         self, query_data: dict[str, Any], parameters: dict[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
         """Answer a question, for handle calls; as `SolverService.solve`."""
-        call = partial(self._trusted.solve, query_data, parameters, timeout=timeout)
+        return await self._call(partial(self._trusted.solve, query_data, parameters, timeout=timeout))
+
+    async def submit(
+        self,
+        query_data: dict[str, Any],
+        parameters: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        caller: str = "",
+    ) -> str:
+        """Take a question in as a durable task, for handle calls; as `SolverService.submit`."""
+        call = partial(
+            self._trusted.submit, query_data, parameters, idempotency_key=idempotency_key, caller=f"handle:{caller}"
+        )
+        return await self._call(call)
+
+    async def status(self, task_id: str, wait: float = 0.0) -> dict[str, Any]:
+        """Return where a task stands, after so many seconds or at its end; as `SolverService.wait`."""
+        return await self._call(partial(self._trusted.wait, task_id, wait))
+
+    async def cancel(self, task_id: str) -> dict[str, Any]:
+        """End a task as cancelled; as `SolverService.cancel`."""
+        return await self._call(partial(self._trusted.cancel, task_id))
+
+    async def _call(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 

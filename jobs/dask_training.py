@@ -18,6 +18,7 @@ from jobs.distributed import blocks_lineage, learn
 from jobs.fitting import Clock, Fitted, Request
 from jobs.metrics import measure
 from jobs.planner import Plan
+from jobs.residuals import residuals
 
 if TYPE_CHECKING:
     from jobs.families import Problem
@@ -63,7 +64,8 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
     scored = [part for part in client.gather(client.map(score, held_out, model=shared, pure=False)) if part is not None]
     truth = np.concatenate([part["truth"] for part in scored])
     baseline = said.baseline(target)
-    metrics = measure(truth, np.concatenate([part["predicted"] for part in scored]), baseline)
+    predicted = np.concatenate([part["predicted"] for part in scored])
+    metrics = measure(truth, predicted, baseline)
     clock.lap("evaluate")
     return Fitted(
         model=model,
@@ -73,6 +75,7 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
         baseline=baseline,
         rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
         left_out=learnt.left_out,
+        residuals=residuals(truth, predicted, classes=target.classes is not None),
         data=blocks_lineage(request, said.digest),
     )
 

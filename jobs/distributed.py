@@ -21,6 +21,7 @@ from jobs.fitting import Clock, Fitted, Request, problem_of, usable_features
 from jobs.metrics import measure
 from jobs.planner import Plan
 from jobs.ray_dataset import as_dataset
+from jobs.residuals import residuals
 from jobs.split import check_rows
 from jobs.targets import Target, find_target, nulls_in_target
 
@@ -74,6 +75,7 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
         baseline=baseline,
         rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
         left_out=learnt.left_out,
+        residuals=residuals(truth, predicted, classes=target.classes is not None),
         data=blocks_lineage(request, said.digest),
     )
 

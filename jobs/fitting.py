@@ -16,6 +16,7 @@ from jobs.columns import choose_features, listing
 from jobs.families import Family, Problem
 from jobs.metrics import measure
 from jobs.planner import Plan
+from jobs.residuals import residuals
 from jobs.split import check_rows, held_out
 from jobs.tables import Table
 from jobs.targets import Target, find_target, without_nulls
@@ -73,6 +74,7 @@ class Fitted:
     rows: dict[str, int]
     left_out: dict[str, str]
     data: dict[str, Any]
+    residuals: dict[str, Any]
 
 
 class Clock:
@@ -154,7 +156,8 @@ def fit_prepared(prepared: Prepared, request: Request, plan: Plan, clock: Clock)
     clock.lap("fit")
     baseline = baseline_of(learnt, target)
     validation = prepared.validation
-    metrics = measure(truth[validation], request.family.score(model, matrix[validation], problem), baseline)
+    scores = request.family.score(model, matrix[validation], problem)
+    metrics = measure(truth[validation], scores, baseline)
     clock.lap("evaluate")
 
     from jobs.lineage import data_lineage
@@ -171,6 +174,7 @@ def fit_prepared(prepared: Prepared, request: Request, plan: Plan, clock: Clock)
             "dropped_rows": prepared.dropped,
         },
         left_out=prepared.left_out,
+        residuals=residuals(truth[validation], scores, classes=target.classes is not None),
         data=data_lineage(request.table.lineage(), (matrix, truth)),
     )
 

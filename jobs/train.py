@@ -211,6 +211,7 @@ def register(
         "validation_fraction": request.fraction,
         "rows": {"total": rows, **fitted.rows},
         "baseline": fitted.baseline,
+        "residuals": fitted.residuals,
         "left_out": fitted.left_out,
         "plan": plan.mode,
         "software": software([*request.family.libraries, "pandas", "numpy"]),

@@ -71,6 +71,10 @@ class TaskActor:
         """See `TaskService.find`."""
         return await self._with(lambda service: service.find(caller, idempotency_key))
 
+    async def page(self, filters: dict[str, Any]) -> list[TaskRecord]:
+        """See `TaskService.page`."""
+        return await self._with(lambda service: service.page(**filters))
+
     async def cancel(self, task_id: str) -> TaskRecord:
         """See `TaskService.cancel`."""
         return await self._with(lambda service: service.cancel(task_id))

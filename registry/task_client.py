@@ -11,7 +11,8 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from compute import Config, get_compute_manager, load_config
 from compute.errors import BackendUnavailable, ComputeError
 from registry.storage import open_store
 from registry.task_actor import get_actor
-from registry.task_record import TaskRecord, new_task_id
+from registry.task_record import TaskRecord, accepted_at, new_task_id
 from registry.task_service import TaskService
 from registry.task_work import keep_payload, read_progress, read_result, remove_payload
 
@@ -74,6 +75,7 @@ class TaskRegistry:
         idempotency_key: str | None = None,
         priority: int = 0,
         timeout: float | None = None,
+        deadline: float | None = None,
         resources: Mapping[str, Any] | None = None,
     ) -> TaskRecord:
         """Take a task in; it is durable when this returns.
@@ -94,6 +96,8 @@ class TaskRegistry:
             Larger runs earlier among the caller's tasks.
         timeout : float, optional
             Seconds that one attempt may run; by default ``task_defaults.timeout``.
+        deadline : float, optional
+            Seconds from now in which it has to end, waiting and retries included; it is stopped then.
         resources : mapping, optional
             As `ComputeManager.submit_task` takes them.
 
@@ -115,6 +119,7 @@ class TaskRegistry:
             "idempotency_key": idempotency_key,
             "priority": priority,
             "timeout": timeout,
+            "deadline": None if deadline is None else time.time() + deadline,
             "resources": None if resources is None else dict(resources),
         }
         try:
@@ -138,6 +143,46 @@ class TaskRegistry:
             lambda actor: actor.find.remote(caller, idempotency_key), lambda s: s.find(caller, idempotency_key)
         )
 
+    def page(
+        self,
+        *,
+        states: Collection[str] = (),
+        kinds: Collection[str] = (),
+        caller: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> tuple[list[TaskRecord], str | None]:
+        """Return tasks that are remembered, the newest first, and the cursor of the next page.
+
+        Parameters
+        ----------
+        states, kinds : collection of str, optional
+            Only tasks of these.
+        caller : str, optional
+            Only what this caller submitted.
+        cursor : str, optional
+            What the page before gave; tasks that were submitted since do not move it.
+        limit : int
+            So many at most.
+
+        Returns
+        -------
+        tuple of (list of TaskRecord, str or None)
+            None when there are no more.
+
+        Raises
+        ------
+        InvalidField
+            When the cursor is none that was given.
+        """
+        if cursor is not None:
+            accepted_at(cursor)
+        filters: dict[str, Any] = {
+            "states": states, "kinds": kinds, "caller": caller, "before": cursor, "limit": limit + 1
+        }  # fmt: skip
+        found = self._ask(lambda actor: actor.page.remote(filters), lambda service: service.page(**filters))
+        return found[:limit], found[limit - 1].task_id if len(found) > limit else None
+
     def cancel(self, task_id: str) -> TaskRecord:
         """End the task as cancelled and stop its work; raises TaskNotFinished when it has ended otherwise."""
         return self._ask(lambda actor: actor.cancel.remote(task_id), lambda service: service.cancel(task_id))
@@ -155,7 +200,7 @@ class TaskRegistry:
         return read_result(self._store, record)
 
     def progress(self, task_id: str) -> dict[str, Any] | None:
-        """Return the newest report of a task that runs: ``{"fraction", "message", "at"}``."""
+        """Return what a task that was begun reported: see `registry.task_work.read_progress`."""
         return read_progress(self._store, task_id)
 
     def close(self) -> None:

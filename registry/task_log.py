@@ -127,6 +127,10 @@ class TaskLog:
         """Return the task that this caller submitted under this key, if it is remembered."""
         return self._journal.read(lambda table: table.find(caller, idempotency_key))
 
+    def page(self, wanted: Callable[[TaskRecord], bool], before: str | None, limit: int) -> list[TaskRecord]:
+        """Return the newest of those that are wanted; see `TaskTable.page`."""
+        return self._journal.read(lambda table: table.page(wanted, before, limit))
+
     def adoptable(self, runner: str) -> list[TaskRecord]:
         """Return the open tasks that this runner may begin: its own, and those whose runner is not known to live."""
 

@@ -32,6 +32,8 @@ class TaskRecord(BaseModel):
     """How often it was tried: runs, and the retries within them."""
     priority: int = 0
     timeout: float | None = None
+    deadline: float | None = None
+    """When it has to have ended; it is stopped then."""
     resources: dict[str, Any] | None = None
     idempotency_key: str | None = None
     payload: dict[str, Any]

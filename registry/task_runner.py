@@ -30,6 +30,7 @@ LEASE = 15.0
 """Seconds after which the tasks of a runner that was lost go to another."""
 
 _SWEEP = 600.0
+_SHORTEST = 0.001
 
 
 class TaskRunner:
@@ -155,13 +156,15 @@ class TaskRunner:
             )
             self.log.finish(task_id, TaskState.FAILED, run=record.runs, error=lost.problem())
             return
-        defaults = self._config.task_defaults
+        if self._is_late(record):
+            self._end_late(record)
+            return
         work_id = manager.submit_task(
             execute,
             record,
             self._config,
-            timeout=record.timeout if record.timeout is not None else defaults.timeout,
-            retries=defaults.retries,
+            timeout=self._seconds_for(record),
+            retries=self._config.task_defaults.retries,
             resources=record.resources,
             priority=record.priority,
         )
@@ -188,6 +191,14 @@ class TaskRunner:
             if result is not None:
                 self.log.store.delete(result["key"])
             raise
+
+    def _seconds_for(self, record: TaskRecord) -> float | None:
+        """Return what one attempt may take."""
+        timeout = record.timeout if record.timeout is not None else self._config.task_defaults.timeout
+        if record.deadline is None:
+            return timeout
+        left = max(record.deadline - self.log.clock(), _SHORTEST)
+        return left if timeout is None else min(timeout, left)
 
     def _outcome(
         self, manager: ComputeManager, work_id: str
@@ -236,11 +247,27 @@ class TaskRunner:
         if mine:
             self.log.lease(self.name, self.log.clock() + self._lease)
         for record in mine:
-            self._enqueue(record)
+            if self._is_late(record):
+                self._end_late(record)
+            else:
+                self._enqueue(record)
         with self._lock:
             running = list(self._running)
         for task_id in set(running).difference(record.task_id for record in mine):
             self._stop(task_id)
+
+    def _is_late(self, record: TaskRecord) -> bool:
+        return record.deadline is not None and record.deadline <= self.log.clock()
+
+    def _end_late(self, record: TaskRecord) -> None:
+        late = TaskTimeout(
+            f"the task {record.task_id} had not ended by its deadline",
+            hint="Allow more time: other tasks may come first.",
+            context={"task_id": record.task_id},
+        )
+        with suppress(TaskNotFinished, TaskNotFound):  # it has just ended
+            self.log.finish(record.task_id, TaskState.TIMED_OUT, run=record.runs, error=late.problem())
+        self._stop(record.task_id)
 
     def _compact(self) -> None:
         try:

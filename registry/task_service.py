@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,26 @@ class TaskService:
     def find(self, caller: str, idempotency_key: str) -> TaskRecord | None:
         """Return the task that this caller submitted under this key, if it is remembered."""
         return self.log.find(caller, idempotency_key)
+
+    def page(
+        self,
+        *,
+        states: Collection[str] = (),
+        kinds: Collection[str] = (),
+        caller: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[TaskRecord]:
+        """Return tasks, the newest first; of some states, kinds or one caller, and older than the id ``before``."""
+
+        def wanted(record: TaskRecord) -> bool:
+            return (
+                (not states or record.state in states)
+                and (not kinds or record.kind in kinds)
+                and (caller is None or record.caller == caller)
+            )
+
+        return self.log.page(wanted, before, limit)
 
     def cancel(self, task_id: str) -> TaskRecord:
         """End the task as cancelled and stop its work."""

@@ -8,13 +8,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import secrets
+import socket
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from compute import Config
-from compute.errors import ConfigurationError, Corrupt, KeyNotFound, TaskExpired
+from compute.errors import ComputeError, ConfigurationError, Corrupt, KeyNotFound, TaskExpired
 from registry.entry import encode_json
 from registry.storage import open_store
 from registry.store import ObjectStore
@@ -24,10 +29,17 @@ INLINE_BYTES = 4096
 """Payloads up to this size lie in the journal; larger ones in an object of their own."""
 
 _PROGRESS_PAUSE = 0.5
+_MESSAGES = 100
+_LONGEST = 1000
+
+logger = logging.getLogger(__name__)
 
 
 class TaskContext:
     """What the function that answers a task may use.
+
+    What it says of its progress goes to the store twice a second at most, from a thread of its own: work neither waits
+    for that nor fails with it.
 
     Parameters
     ----------
@@ -48,15 +60,60 @@ class TaskContext:
         self.task_id = task_id
         self.config = config
         self._store = store
-        self._reported = 0.0
+        self._lock = threading.Lock()
+        self._messages: deque[dict[str, Any]] = deque(maxlen=_MESSAGES)
+        self._new = threading.Event()
+        self._sender: threading.Thread | None = None
+        self._closing = threading.Event()
 
-    def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far the work is; more often than twice a second is not kept."""
-        now = time.time()
-        if self._store is not None and now - self._reported >= _PROGRESS_PAUSE:
-            self._reported = now
-            body = {"fraction": round(float(fraction), 4), "message": message, "at": now}
-            self._store.put(_progress_key(self.task_id), json.dumps(body).encode())
+    def progress(self, fraction: float, message: str = "", **facts: Any) -> None:
+        """Say how far the work is.
+
+        Parameters
+        ----------
+        fraction : float
+            From 0 to 1.
+        message : str
+            A line for people.
+        facts : JSON values
+            What programs may want to know of it, such as ``incumbent={"objective": 3.5}``.
+        """
+        if self._store is None:
+            return
+        report = {"fraction": round(float(fraction), 4), "message": message[:_LONGEST], "at": time.time(), **facts}
+        with self._lock:
+            self._messages.append(report)
+            if self._sender is None:
+                self._sender = threading.Thread(target=self._send, name="task-progress", daemon=True)
+                self._sender.start()
+        self._new.set()
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._closing.set()
+        self._new.set()
+        if self._sender is not None:
+            self._sender.join()
+
+    def _send(self) -> None:
+        assert self._store is not None, "else nothing is sent"
+        sent: dict[str, Any] | None = None
+        while True:
+            self._new.wait()
+            self._new.clear()
+            closing = self._closing.is_set()
+            with self._lock:
+                messages = list(self._messages)
+            if messages[-1] is not sent:
+                sent = messages[-1]
+                try:
+                    body = {**sent, "node": _node(), "messages": messages}
+                    self._store.put(_progress_key(self.task_id), encode_json(body))
+                except ComputeError:  # the next report, or the answer, tells more
+                    logger.warning("task_id=%s event=progress_unsent", self.task_id, exc_info=True)
+            if closing:
+                return
+            self._closing.wait(_PROGRESS_PAUSE)
 
 
 def execute(record: TaskRecord, config: Config) -> dict[str, Any]:
@@ -68,7 +125,12 @@ def execute(record: TaskRecord, config: Config) -> dict[str, Any]:
         Where the result lies: ``{"key", "size", "sha256"}``. It counts once the table has committed it.
     """
     store = open_store(config.storage.uri, config)
-    answer = _resolve(record.entry)(read_payload(store, record.payload), TaskContext(record.task_id, config, store))
+    context = TaskContext(record.task_id, config, store)
+    context.progress(0.0, "begun")
+    try:
+        answer = _resolve(record.entry)(read_payload(store, record.payload), context)
+    finally:
+        context.close()
     data = encode_json(answer)
     # A key of this run's own: two runs of one task never write over each other.
     key = f"tasks/results/{record.task_id}/{record.runs}-{secrets.token_hex(4)}.json"
@@ -110,7 +172,14 @@ def read_result(store: ObjectStore, record: TaskRecord) -> Any:
 
 
 def read_progress(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
-    """Return the newest report of a task that runs, if there is one."""
+    """Return what a task that was begun reported, by its last attempt.
+
+    Returns
+    -------
+    dict or None
+        ``fraction``, ``message``, ``at`` (seconds since 1970) and other facts of the newest report; ``node``, the host
+        that it runs on; ``messages``, the newest 100 reports, oldest first. None when nothing was reported yet.
+    """
     try:
         report: dict[str, Any] = json.loads(store.get(_progress_key(task_id)))
     except KeyNotFound:
@@ -138,6 +207,14 @@ def _read(store: ObjectStore, place: Mapping[str, Any]) -> Any:
     if hashlib.sha256(data).hexdigest() != place["sha256"]:
         raise Corrupt(f"the object {place['key']} is not what was written", context={"key": place["key"]})
     return json.loads(data)
+
+
+def _node() -> str:
+    """Return the address of this node, as Ray's dashboard lists it; without Ray the name of the host."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return str(ray.util.get_node_ip_address())
+    return socket.gethostname()
 
 
 def _progress_key(task_id: str) -> str:

@@ -9,6 +9,7 @@ new run, and only the newest run may commit an end: so a task may run more than 
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import time
@@ -96,6 +97,18 @@ class TaskTable:
         """Return all that are remembered, oldest first."""
         return iter(list(self._records.values()))
 
+    def page(self, wanted: Callable[[TaskRecord], bool], before: str | None, limit: int) -> list[TaskRecord]:
+        """Return the newest of those that are wanted, newest first; before: only ids that are smaller."""
+        newest = heapq.nlargest(
+            limit,
+            (
+                task_id
+                for task_id, record in self._records.items()
+                if (before is None or task_id < before) and wanted(record)
+            ),
+        )
+        return [self._records[task_id] for task_id in newest]
+
     def open_tasks(self) -> Iterator[TaskRecord]:
         """Return what is not finished, oldest first."""
         return (self._records[task_id] for task_id in list(self._open))
@@ -127,6 +140,7 @@ class TaskTable:
         idempotency_key: str | None = None,
         priority: int = 0,
         timeout: float | None = None,
+        deadline: float | None = None,
         resources: dict[str, Any] | None = None,
         now: float,
     ) -> Event | TaskRecord:
@@ -168,6 +182,7 @@ class TaskTable:
             runner=runner,
             priority=priority,
             timeout=timeout,
+            deadline=deadline,
             resources=resources,
             submitted_at=now,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compute import Config
@@ -13,8 +14,15 @@ from registry import TaskContext, get_model_registry
 from solver.optimization.answer import answer_program, hinted
 from solver.optimization.answer import needs as needs
 from solver.optimization.arrays import read_arrays
+from solver.optimization.engine import Options
+from solver.optimization.program import Program
 from solver.optimization.query import DecisionQuery, OptimizationParameters
+from solver.optimization.solve import solve_program
+from solver.optimization.words import as_answer, names_of
 from solver.prediction import INLINE_ROWS, predict_rows
+from solver.stochastic import compare, extensive, later_variables
+from solver.stochastic_query import Uncertainty
+from solver.uncertainty import draw
 
 MARK = "$predict"
 
@@ -45,15 +53,75 @@ def prepare(query: DecisionQuery, parameters: OptimizationParameters, config: Co
         return {MARK: wanted.model_copy(update={"model": registry.resolve(wanted.model).model_id}).model_dump()}
 
     pinned = query.model_copy(update={"model": _replaced(query.model, pin)})
-    resolved, _ = _resolved(pinned, config)
-    hinted(read_arrays(resolved), parameters)
+    resolved, predictions = _resolved(pinned, config)
+    program = read_arrays(resolved)
+    if query.uncertainty is None:
+        hinted(program, parameters)
+        return pinned
+    later_variables(program, query.uncertainty.later)
+    _scenarios(pinned, predictions, query.uncertainty.model_copy(update={"scenarios": 2}), config)
     return pinned
 
 
 def answer(query: DecisionQuery, parameters: OptimizationParameters, context: TaskContext) -> dict[str, Any]:
     """Predict, solve, and say by which versions of which models."""
     model, predictions = _resolved(query, context.config)
-    return {**answer_program(read_arrays(model), parameters, context), "predictions": predictions}
+    program = read_arrays(model)
+    if query.uncertainty is None:
+        return {**answer_program(program, parameters, context), "predictions": predictions}
+    return {**_under_scenarios(query, program, predictions, parameters, context), "predictions": predictions}
+
+
+def _under_scenarios(
+    query: DecisionQuery,
+    point: Program,
+    predictions: list[dict[str, Any]],
+    parameters: OptimizationParameters,
+    context: TaskContext,
+) -> dict[str, Any]:
+    """Find the plan that is best over scenarios, and compare it with the one from point predictions."""
+    assert query.uncertainty is not None, "else there are none"
+    uncertainty = query.uncertainty
+    programs = _scenarios(query, predictions, uncertainty, context.config)
+    later = later_variables(point, uncertainty.later)
+    whole = extensive(programs, later, uncertainty)
+    context.progress(0.1, f"{uncertainty.scenarios} scenarios: {whole.size[1]:,} variables")
+    options = Options(parameters.time_limit, parameters.relative_gap, parameters.threads, parameters.seed)
+    found = solve_program(whole, options, engines=parameters.engines, memory=parameters.memory)
+    context.progress(0.5, "comparing with the plan from point predictions")
+    now = names_of(whole)[0][: int((~later).sum())]
+    answer = as_answer(whole, found)
+    values = answer["variable_values"]
+    return {
+        **answer,
+        "variable_values": None if values is None else {name: values.get(name, 0.0) for name in now},
+        "program": {"name": whole.name, **whole.statistics(), "notes": list(whole.notes)},
+        "uncertainty": uncertainty.model_dump(),
+        "comparison": compare(
+            whole, found, point, programs, later, uncertainty, lambda one: solve_program(one, options, here=True)
+        ),
+        "seed": parameters.seed,
+    }
+
+
+def _scenarios(
+    query: DecisionQuery, predictions: list[dict[str, Any]], uncertainty: Uncertainty, config: Config
+) -> list[Program]:
+    """Return the program of each scenario: the predictions with errors that the models made on held-out rows."""
+    registry, drawn = get_model_registry(config), {}
+    for number, told in enumerate(predictions):
+        random = np.random.default_rng(np.random.SeedSequence(uncertainty.seed, spawn_key=(number,)))
+        values, record = np.array(told["values"]), registry.get_model(told["model_id"])
+        classes = record.signature is not None and record.signature.classes is not None
+        drawn[told["field"]] = (
+            (random.random((uncertainty.scenarios, len(values))) < values).astype(np.float64)  # it happens, or not
+            if classes
+            else draw(record, values, uncertainty.scenarios, random)
+        )
+    return [
+        read_arrays(_replaced(query.model, lambda path, _, place=number: drawn[path][place].tolist()))
+        for number in range(uncertainty.scenarios)
+    ]
 
 
 def _resolved(query: DecisionQuery, config: Config) -> tuple[dict[str, Any], list[dict[str, Any]]]:

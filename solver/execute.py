@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry import TaskContext
-from solver import decision, prediction
+from solver import batch_prediction, decision, prediction, simulation, sweep
+from solver.learning import Training, Tuning
 from solver.optimization import answer as optimization
 from solver.queries import Parameters, Query, parse
 
 ENTRY = "solver.execute:run"
 
-TYPES: Mapping[str, Any] = {"prediction": prediction, "optimization": optimization, "decision": decision}
-"""What answers each type of question: modules with `prepare`, `needs` and `answer`."""
+TYPES: Mapping[str, Any] = {
+    "prediction": prediction,
+    "training": Training,
+    "tuning": Tuning,
+    "batch_prediction": batch_prediction,
+    "optimization": optimization,
+    "simulation": simulation,
+    "sweep": sweep,
+    "decision": decision,
+}
+"""What answers each type of question: modules or classes with `prepare`, `needs` and `answer`."""
 
 
 def run(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:

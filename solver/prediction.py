@@ -18,6 +18,7 @@ from compute.errors import InvalidField, ModelNotFound
 from registry import LoadedModel, ModelRecord, Signature, TaskContext, encode, get_model_registry
 from solver.queries import DEFAULT_TARGET, PredictionParameters, PredictionQuery
 from solver.training import check_training, train, trains
+from solver.uncertainty import check_coverage, intervals, prediction_sets
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -110,6 +111,8 @@ def find_model(query: PredictionQuery, parameters: PredictionParameters, config:
             hint="Only a classification has probabilities.",
             context={"field": "parameters.probabilities"},
         )
+    if parameters.coverage is not None:
+        check_coverage(record, parameters.coverage)
     return record
 
 
@@ -181,15 +184,36 @@ def _predict_here(
     """Predict inline entities in this process; their number is small."""
     assert isinstance(query.entities, list)  # said by _inline
     loaded = _load(record, config)
-    rows, signature = query.entities, _signature(record)
+    rows = query.entities
     result: dict[str, Any] = {
-        "predictions": _plain(loaded.predict(rows)),
         "rows": len(rows),
         "plan": {"mode": "single", "reason": f"{len(rows):,} entities came with the question"},
     }
+    return {**result, **_said_of(loaded, rows, parameters)}
+
+
+def _said_of(loaded: LoadedModel, rows: Any, parameters: PredictionParameters) -> dict[str, Any]:
+    """Return what the model says of rows, in as much detail as is asked for."""
+    signature = _signature(loaded.record)
+    predictions = loaded.predict(rows)
+    result: dict[str, Any] = {"predictions": _plain(predictions)}
     if parameters.probabilities:
         result["classes"] = list(signature.classes or ())
         result["probabilities"] = _plain(loaded.predict(rows, proba=True))
+    if parameters.coverage is not None:
+        result["coverage"] = parameters.coverage
+        if signature.classes is None:
+            result["intervals"] = intervals(loaded.record, predictions, parameters.coverage).tolist()
+        else:
+            result["prediction_sets"] = prediction_sets(
+                loaded.record, loaded.predict(rows, proba=True), parameters.coverage
+            )
+    if parameters.explain:
+        contributions, base = loaded.explain(rows)
+        result["contributions"] = [
+            dict(zip(signature.feature_names, row, strict=True)) for row in contributions.tolist()
+        ]
+        result["base_values"] = base.tolist()
     return result
 
 
@@ -213,6 +237,8 @@ def _predict_table(
         proba=parameters.probabilities,
         config=context.config,
     )
+    if parameters.coverage is not None or parameters.explain:
+        return _detailed_table(record, data, rows, parameters, context.config)
     if rows is not None and rows <= INLINE_ROWS and parameters.output is None:
         return _columns(predict(), record) | {"rows": rows, "plan": {"mode": "single", "reason": f"{rows:,} rows"}}
     # One name for all runs of a task: a later run replaces what an earlier one left.
@@ -220,6 +246,22 @@ def _predict_table(
     summary = predict(output=parameters.output or default)
     assert isinstance(summary, dict)  # with an output it is one
     return {"output": summary["output"], "rows": summary["rows"], "plan": summary["plan"]}
+
+
+def _detailed_table(
+    record: ModelRecord, data: Any, rows: int | None, parameters: PredictionParameters, config: Config
+) -> dict[str, Any]:
+    from jobs import open_table
+
+    if rows is None or rows > INLINE_ROWS or parameters.output is not None:
+        raise InvalidField(
+            "intervals and explanations are part of the answer, and this one is a file or has too many rows",
+            hint=f"Leave output out, and ask for {INLINE_ROWS:,} rows at most.",
+            context={"field": "parameters.coverage" if parameters.coverage is not None else "parameters.explain"},
+        )
+    frame = open_table(data, config).read(list(_signature(record).feature_names))
+    plan = {"mode": "single", "reason": f"{rows:,} rows"}
+    return {"rows": rows, "plan": plan, **_said_of(_load(record, config), frame, parameters)}
 
 
 def _count(data: Any, config: Config) -> int | None:

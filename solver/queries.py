@@ -5,68 +5,31 @@ A new type is a class here and a module that answers it, named in `solver.execut
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compute.errors import InvalidField
+from solver.job_queries import (
+    BatchPredictionParameters,
+    BatchPredictionQuery,
+    TrainingParameters,
+    TrainingQuery,
+    TuningParameters,
+    TuningQuery,
+)
 from solver.optimization.query import DecisionQuery, OptimizationParameters, OptimizationQuery
+from solver.records import Table
+from solver.simulation_query import SimulationParameters, SimulationQuery, SweepParameters, SweepQuery
+from solver.task_parameters import Strict, TaskParameters
 
 DEFAULT_TARGET = "target"
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
-def _scalars(entities: list[dict[str, Any]] | str) -> list[dict[str, Any]] | str:
-    """Bring every value to what JSON can hold: not-a-number to null, dates to ISO 8601, NumPy scalars to Python's."""
-    if isinstance(entities, str):
-        return entities
-    for row, entity in enumerate(entities):
-        for name, value in entity.items():
-            if type(value) not in _PLAIN:
-                entity[name] = _plain(value, row, name)
-            elif type(value) is float and not math.isfinite(value):
-                entity[name] = _finite(value, row, name)
-    return entities
-
-
-def _plain(value: Any, row: int, name: str) -> Any:
-    if isinstance(value, date):
-        return value.isoformat()
-    if callable(getattr(value, "item", None)):
-        return _plain(value.item(), row, name)
-    if isinstance(value, float):
-        return _finite(value, row, name)
-    if type(value) in _PLAIN:
-        return value
-    raise ValueError(
-        f"row {row}, feature {name!r}: a {type(value).__name__} is not a string, number, true, false or null"
-    )
-
-
-def _finite(value: float, row: int, name: str) -> float | None:
-    if math.isinf(value):
-        raise ValueError(f"row {row}, feature {name!r}: the number is infinite")
-    return None if math.isnan(value) else float(value)
-
-
-Table = Annotated[
-    Annotated[list[dict[str, Any]], Tag("records")] | Annotated[str, Tag("uri")],
-    Discriminator(lambda value: "uri" if isinstance(value, str) else "records"),
-    AfterValidator(_scalars),
-    Field(description="Records, one object a row; or the URI of a CSV or Parquet table."),
-]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class PredictionQuery(_Strict):
+class PredictionQuery(Strict):
     """What a model says of these entities.
 
     The model is named (`model_id`, or `model`); or trained first, from `training_data`, or from those entities that
@@ -108,7 +71,7 @@ class PredictionQuery(_Strict):
         return self
 
 
-class PredictionParameters(_Strict):
+class PredictionParameters(TaskParameters):
     """How the answer is to be found."""
 
     model_config = ConfigDict(
@@ -128,24 +91,51 @@ class PredictionParameters(_Strict):
     name: str | None = Field(None, min_length=1, description="The name under which a trained model is registered.")
     seed: int = Field(0, ge=0, description="Seed of what is random in training.")
     probabilities: bool = Field(False, description="Of a classification, also the probability of each class.")
+    coverage: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Also intervals (of a classification: sets of classes) that hold the truth in this share of cases.",
+    )
+    explain: bool = Field(False, description="Also what each feature contributed; of models of trees that are boosted.")
     output: str | None = Field(
         None, pattern=r"\.parquet$", description="The URI of the Parquet file that the predictions go to."
     )
-    timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds that one attempt may run.")
-    priority: int = Field(0, ge=-1000, le=1000, description="Larger runs earlier among the caller's own tasks.")
 
 
-Query = PredictionQuery | OptimizationQuery | DecisionQuery
-Parameters = PredictionParameters | OptimizationParameters
+Query = (
+    PredictionQuery
+    | TrainingQuery
+    | TuningQuery
+    | BatchPredictionQuery
+    | OptimizationQuery
+    | SimulationQuery
+    | SweepQuery
+    | DecisionQuery
+)
+Parameters = (
+    PredictionParameters
+    | TrainingParameters
+    | TuningParameters
+    | BatchPredictionParameters
+    | OptimizationParameters
+    | SimulationParameters
+    | SweepParameters
+)
 
 QUERY_TYPES: Mapping[str, tuple[type[Query], type[Parameters]]] = {
     "prediction": (PredictionQuery, PredictionParameters),
+    "training": (TrainingQuery, TrainingParameters),
+    "tuning": (TuningQuery, TuningParameters),
+    "batch_prediction": (BatchPredictionQuery, BatchPredictionParameters),
     "optimization": (OptimizationQuery, OptimizationParameters),
+    "simulation": (SimulationQuery, SimulationParameters),
+    "sweep": (SweepQuery, SweepParameters),
     "decision": (DecisionQuery, OptimizationParameters),
 }
 
 
-class SolveRequest(_Strict):
+class SolveRequest(Strict):
     """The body of `POST /solver/solve` and `/solver/solve-sync`."""
 
     query_data: Annotated[Query, Field(discriminator="type")]
@@ -215,7 +205,7 @@ def replace_uris(query: Query, parameters: Parameters, check: Callable[[str], st
     """
     uris = {
         field: check(value)
-        for field in ("entities", "training_data", "uri")
+        for field in ("entities", "training_data", "data", "uri")
         if isinstance(value := getattr(query, field, None), str)
     }
     output = getattr(parameters, "output", None)

@@ -6,24 +6,28 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from compute import Config, TaskState, check_uri, load_config
-from compute.errors import InvalidField, ResultTimeout, TaskCancelled, from_problem
+from compute.errors import InvalidField, ResultTimeout, from_problem
 from registry import TaskContext, TaskRecord, TaskRegistry, get_task_registry
 from solver import prediction
 from solver.execute import ENTRY, TYPES, pack
 from solver.queries import Parameters, PredictionParameters, PredictionQuery, Query, parse, replace_uris
+from solver.status import events, problem, reported, summary
 
 logger = logging.getLogger(__name__)
 
 _KEY_LENGTH = 255
 _QUICK_THREADS = 8
+_LONGEST_PAGE = 1000
+_LOOK = 0.5
+"""Seconds from one look at what a running task reports to the next."""
 
 
 class SolverService:
@@ -181,12 +185,78 @@ class SolverService:
         """
         return self._render(self._registry().cancel(task_id))
 
+    def tasks(
+        self,
+        *,
+        states: Sequence[str] = (),
+        types: Sequence[str] = (),
+        caller: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> dict[str, Any]:
+        """Return tasks that are remembered, the newest first, without their results.
+
+        Parameters
+        ----------
+        states, types : sequence of str, optional
+            Only tasks of these.
+        caller : str, optional
+            Only what this caller submitted.
+        cursor : str, optional
+            The ``next_cursor`` of the page before.
+        limit : int
+            So many at most, up to 1,000.
+
+        Returns
+        -------
+        dict
+            ``tasks``, and ``next_cursor``, which is None when there are no more.
+
+        Raises
+        ------
+        InvalidField
+            When there is no such state or type, or the cursor is none that was given.
+        """
+        _check_known(states, [state.value for state in TaskState], "state")
+        _check_known(types, list(TYPES), "type")
+        if not 1 <= limit <= _LONGEST_PAGE:
+            raise InvalidField(f"limit is {limit}", hint=f"From 1 to {_LONGEST_PAGE}.", context={"field": "limit"})
+        records, following = self._registry().page(
+            states=[TaskState(state) for state in states], kinds=list(types), caller=caller, cursor=cursor, limit=limit
+        )
+        return {"tasks": [summary(record) for record in records], "next_cursor": following}
+
+    def events(self, task_id: str, after: float = 0.0, wait: float = 0.0) -> list[dict[str, Any]]:
+        """Return what happened to a task: its states, its progress, and better solutions as they were found.
+
+        Parameters
+        ----------
+        after : float
+            The ``at`` of the last event that is known already.
+        wait : float
+            Seconds to wait for an event when there is none.
+
+        Returns
+        -------
+        list of dict
+            ``at`` (seconds since 1970), ``event`` (``state``, ``progress``, ``incumbent``) and ``data``. The state in
+            which a task ended is its last event.
+        """
+        end = time.monotonic() + wait
+        record = self._registry().get(task_id)
+        while not (found := events(record, self._report(record), after)) and not record.state.finished:
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            record = self._registry().wait(task_id, min(left, _LOOK))
+        return found
+
     def answer(self, record: TaskRecord) -> dict[str, Any]:
         """Return the result of a task that has ended; raise what it failed with."""
         if record.state is TaskState.SUCCEEDED:
             result: dict[str, Any] = self._registry().result(record)
             return result
-        raise from_problem(_problem(record))
+        raise from_problem(problem(record))
 
     def close(self) -> None:
         """Without Ray: stop running tasks in this process; they go on when the storage is opened again."""
@@ -222,6 +292,7 @@ class SolverService:
             idempotency_key=idempotency_key,
             priority=parameters.priority,
             timeout=parameters.timeout,
+            deadline=parameters.deadline,
             resources=TYPES[query.type].needs(parameters),
         )
 
@@ -249,22 +320,15 @@ class SolverService:
             return self._tasks
 
     def _render(self, record: TaskRecord) -> dict[str, Any]:
-        status: dict[str, Any] = {
-            "task_id": record.task_id,
-            "type": record.kind,
-            "state": record.state.value,
-            "attempts": record.attempts,
-            "submitted_at": _iso(record.submitted_at),
-            "started_at": _iso(record.started_at),
-            "finished_at": _iso(record.finished_at),
-        }
-        if record.state is TaskState.RUNNING:
-            status["progress"] = self._registry().progress(record.task_id)
+        status = {**summary(record), **reported(record, self._report(record))}
         if record.state is TaskState.SUCCEEDED:
             status["result"] = self._registry().result(record)
         elif record.state.finished:
-            status["problem"] = _problem(record)
+            status["problem"] = problem(record)
         return status
+
+    def _report(self, record: TaskRecord) -> dict[str, Any] | None:
+        return self._registry().progress(record.task_id) if record.runs else None
 
 
 def get_solver_service(config: Config | None = None, *, trusted: bool = True) -> SolverService:
@@ -282,6 +346,14 @@ def _fingerprint(question: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 
+def _check_known(given: Sequence[str], known: Sequence[str], field: str) -> None:
+    for one in given:
+        if one not in known:
+            raise InvalidField(
+                f"there is no {field} {one[:80]!r}", hint=f"There are {', '.join(known)}.", context={"field": field}
+            )
+
+
 def _check_key(key: str) -> None:
     if not 0 < len(key) <= _KEY_LENGTH or not key.isprintable():
         raise InvalidField(
@@ -289,11 +361,3 @@ def _check_key(key: str) -> None:
             hint=f"Use 1 to {_KEY_LENGTH} printable characters, such as a UUID.",
             context={"field": "idempotency_key"},
         )
-
-
-def _problem(record: TaskRecord) -> dict[str, Any]:
-    return record.error or TaskCancelled(f"the task {record.task_id} was cancelled").problem()
-
-
-def _iso(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

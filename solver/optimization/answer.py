@@ -115,10 +115,14 @@ def _telling(context: TaskContext, program: Model, time_limit: float) -> Callabl
     sign = -1.0 if program.maximize else 1.0
 
     def tell(seconds: float, best: Incumbent | None) -> None:
-        words = "no solution yet"
+        words, facts = "no solution yet", {}
         if best is not None:
             bound = "" if best.bound is None else f", bound {sign * best.bound:.9g}"
             words = f"best {sign * best.objective:.9g}{bound}"
-        context.progress(min(1.0, seconds / time_limit), f"{seconds:.0f} s: {words}")
+            bound_now = None if best.bound is None or not np.isfinite(best.bound) else sign * best.bound
+            facts = {
+                "incumbent": {"objective": sign * best.objective, "bound": bound_now, "seconds": round(seconds, 3)}
+            }
+        context.progress(min(1.0, seconds / time_limit), f"{seconds:.0f} s: {words}", **facts)
 
     return tell

@@ -30,6 +30,8 @@ class Options(NamedTuple):
     """Values to begin with; those that are not known are NaN."""
     solutions: int = 1
     """How many different ones are wanted."""
+    quiet: bool = False
+    """Whether the engine is to print nothing."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from compute.config import parse_bytes
 from solver.optimization.constraints.kinds import KINDS
+from solver.stochastic_query import Uncertainty
+from solver.task_parameters import TaskParameters
 
 DEFAULT_TIME_LIMIT = 60.0
 
@@ -166,9 +168,12 @@ class DecisionQuery(_Strict):
 
     type: Literal["decision"]
     model: dict[str, Any] = Field(description="As of an optimization.")
+    uncertainty: Uncertainty | None = Field(
+        None, description="Left out: what is predicted is taken for the truth. Else the plan is good over scenarios."
+    )
 
 
-class OptimizationParameters(_Strict):
+class OptimizationParameters(TaskParameters):
     """How the answer is to be found."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"time_limit": 10, "engines": ["highs", "scip"]}]})
@@ -190,5 +195,3 @@ class OptimizationParameters(_Strict):
         None, ge=2**28, description='What the process of an engine may take, such as "4g".'
     )
     validation_only: bool = Field(False, description="Check the program, and tell its size; solve nothing.")
-    timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds that one attempt may run.")
-    priority: int = Field(0, ge=-1000, le=1000, description="Larger runs earlier among the caller's own tasks.")

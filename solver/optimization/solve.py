@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from solver.optimization.check import is_convex
 from solver.optimization.engine import Options
+from solver.optimization.here import run_here
 from solver.optimization.job import Job
 from solver.optimization.judge import UNSETTLED, Attempt, Solution, judge
 from solver.optimization.model import Model, minimised
@@ -38,6 +39,7 @@ def solve_program(
     engines: Sequence[str] | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
+    here: bool = False,
 ) -> Solution:
     """Solve a program.
 
@@ -53,6 +55,9 @@ def solve_program(
         Bytes that the process of an engine may take.
     progress : callable, optional
         Told a few times a second of the seconds passed and of the best solution so far.
+    here : bool
+        A linear or quadratic program in this process, one engine after another, without walls around them: for many
+        small ones.
 
     Examples
     --------
@@ -69,7 +74,9 @@ def solve_program(
     """
     least = minimised(program)
     order = engines or _order(least)
-    if isinstance(least, NonlinearProgram):
+    if here and isinstance(least, Program):
+        found = _in_turn(least, options, order, memory, progress, here=True)
+    elif isinstance(least, NonlinearProgram):
         found = solve_nonlinear(least, options, order, memory, progress)
     elif options.threads > 1 and program.kind == "MIP" and len(order) > 1:
         found = race(least, options, order, memory=memory, progress=progress)
@@ -97,7 +104,13 @@ def _unrefuted(found: list[Found]) -> list[Found]:
 
 
 def _in_turn(
-    program: Model, options: Options, engines: Sequence[str], memory: int | None, progress: Progress | None
+    program: Model,
+    options: Options,
+    engines: Sequence[str],
+    memory: int | None,
+    progress: Progress | None,
+    *,
+    here: bool = False,
 ) -> list[Found]:
     """Ask one engine after another, each in the time that is left, until an answer holds."""
     end = time.monotonic() + options.time_limit
@@ -107,7 +120,7 @@ def _in_turn(
         if found and left < _LEAST_SECONDS:
             break
         job = Job(program, engine, options._replace(time_limit=max(left, _LEAST_SECONDS)), memory)
-        run = run_job(job, progress=progress)
+        run = run_here(job) if here else run_job(job, progress=progress)
         found.append((engine, run, judge(program, run, options)))
         if found[-1][2].reason not in UNSETTLED:
             break

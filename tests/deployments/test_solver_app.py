@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from compute import Config
+from compute.errors import TaskNotFinished
 from deployments.tokens import Role
 from jobs import train_model
 from registry.task_record import new_task_id
@@ -211,3 +213,67 @@ def test_a_program_that_is_none_is_refused_at_once(http: httpx.Client) -> None:
 def test_a_handle_answers_other_programs(serve: Any, http: httpx.Client) -> None:
     answer = serve.get_app_handle("solver").solve.remote(ask()["query_data"]).result(timeout_s=60)
     assert answer["predictions"] == pytest.approx([20.0], abs=0.5)
+
+
+def test_a_handle_takes_durable_tasks(serve: Any, http: httpx.Client) -> None:
+    handle = serve.get_app_handle("solver")
+    task_id = handle.submit.remote(ask()["query_data"], idempotency_key="h").result(timeout_s=60)
+    assert handle.submit.remote(ask()["query_data"], idempotency_key="h").result(timeout_s=60) == task_id
+    assert handle.status.remote(task_id, wait=30).result(timeout_s=60)["state"] == "SUCCEEDED"
+    with pytest.raises(TaskNotFinished):
+        handle.cancel.remote(task_id).result(timeout_s=60)
+
+
+def lines(text: str) -> list[dict[str, str]]:
+    """The events of a stream."""
+    found = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block.strip()]
+    return [event for event in found if "event" in event]
+
+
+def test_a_task_is_followed_as_events_until_its_end(http: httpx.Client) -> None:
+    task_id = http.post("/solve", json=ask()).json()["task_id"]
+    stream = http.get(f"/task/{task_id}/events")
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    events = lines(stream.text)
+    states = [json.loads(event["data"])["state"] for event in events if event["event"] == "state"]
+    assert (states[0], states[-1]) == ("PENDING", "SUCCEEDED")
+    assert [float(event["id"]) for event in events] == sorted(float(event["id"]) for event in events)
+    rest = http.get(f"/task/{task_id}/events", headers={"Last-Event-ID": events[-2]["id"]})
+    assert lines(rest.text) == events[-1:]
+    # Who has seen the end is told to come no more.
+    assert http.get(f"/task/{task_id}/events", headers={"Last-Event-ID": events[-1]["id"]}).status_code == 204
+    assert http.get(f"/task/{task_id}/events", headers={"Last-Event-ID": "x"}).status_code == 422
+    assert http.get(f"/task/{new_task_id()}/events").status_code == 404
+
+
+def test_incumbents_are_told_as_they_are_found(http: httpx.Client) -> None:
+    names = [f"x{n}" for n in range(60)]
+    weights = [[(7 * n + 13 * m) % 97 + 3 for n in range(60)] for m in range(12)]
+    expressions = {
+        "variables": {name: {"lower": 0, "upper": 1, "integer": True} for name in names},
+        "maximize": " + ".join(f"{(11 * n) % 89 + 5}*{name}" for n, name in enumerate(names)),
+        "subject_to": [" + ".join(f"{w}*{n}" for w, n in zip(row, names, strict=True)) + " <= 700" for row in weights],
+    }
+    question = {"query_data": {"type": "optimization", "expressions": expressions}, "parameters": {"time_limit": 4}}
+    task_id = http.post("/solve", json=question).json()["task_id"]
+    events = lines(http.get(f"/task/{task_id}/events", timeout=60).text)
+    found = [json.loads(event["data"])["incumbent"]["objective"] for event in events if event["event"] == "incumbent"]
+    assert found == sorted(found)
+    status = http.get(f"/task/{task_id}").json()
+    assert status["node"]
+    assert status["messages"][0]["message"] == "begun"
+    assert status["result"]["objective_value"] >= max(found, default=0.0)
+
+
+def test_tasks_are_listed_by_state_type_and_token(client: Client, solver_url: str, http: httpx.Client) -> None:
+    ids = [http.post("/solve", json=ask()).json()["task_id"] for _ in range(3)]
+    for task_id in ids:
+        assert http.get(f"/task/{task_id}", params={"wait": 30}).json()["state"] == "SUCCEEDED"
+    page = http.get("/tasks", params={"state": "SUCCEEDED", "type": "prediction", "mine": True, "limit": 2}).json()
+    assert [task["task_id"] for task in page["tasks"]] == sorted(ids, reverse=True)[:2]
+    assert "result" not in page["tasks"][0]
+    more = http.get("/tasks", params={"cursor": page["next_cursor"], "mine": True}).json()
+    assert more["tasks"][0]["task_id"] == sorted(ids)[0]
+    assert client(solver_url, Role.READ).get("/tasks", params={"mine": True}).json()["tasks"] == []
+    for wrong in ({"state": "DONE"}, {"type": "sorcery"}, {"cursor": "x"}, {"limit": 0}):
+        assert http.get("/tasks", params=wrong).status_code == 422

@@ -26,6 +26,10 @@ def run(payload: dict[str, Any], context: TaskContext) -> Any:
             context.progress(0.25, "sleeping")
             time.sleep(payload["seconds"])
             return {"slept": payload["seconds"]}
+        case "report":
+            for number in range(payload["times"]):
+                context.progress(number / payload["times"], f"step {number}", number=number)
+            return {}
         case "refuse":
             raise ColumnMissing("row 3 has no feature 'x'", context={"feature": "x", "row": 3})
         case "break":

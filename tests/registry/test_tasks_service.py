@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from compute import Config, TaskState, get_compute_manager
-from compute.errors import Overloaded, TaskExpired, TaskNotFinished
+from compute.errors import InvalidField, Overloaded, TaskExpired, TaskNotFinished
 from registry import TaskRecord, get_task_registry, open_store
 from registry.task_client import TaskRegistry
 from registry.task_record import new_task_id
@@ -111,8 +111,7 @@ def test_a_task_whose_worker_dies_is_tried_again_and_then_failed(local: Config, 
 
 def test_a_running_task_is_cancelled_and_its_worker_free_again(tasks: TaskRegistry) -> None:
     task_id = tasks.submit("t", {"do": "sleep", "seconds": 600}).task_id
-    wait_until(lambda: tasks.progress(task_id) is not None)
-    assert (tasks.progress(task_id) or {})["message"] == "sleeping"
+    wait_until(lambda: (tasks.progress(task_id) or {}).get("message") == "sleeping")
     assert tasks.get(task_id).state is TaskState.RUNNING
     assert tasks.cancel(task_id).state is TaskState.CANCELLED
     assert tasks.cancel(task_id).state is TaskState.CANCELLED  # again says the same
@@ -283,3 +282,49 @@ def test_submitting_from_many_threads_loses_nothing(tasks: TaskRegistry) -> None
     done = [tasks.wait(record.task_id, 60) for record in records]
     assert len({record.task_id for record in done}) == 30
     assert [tasks.result(record)["echo"] for record in done] == [int(record.caller[1:]) for record in done]
+
+
+def test_a_task_that_has_not_ended_by_its_deadline_is_stopped_waiting_or_running(local: Config) -> None:
+    service = TaskService(local, name="r", manager=lambda: get_compute_manager(config=local), slots=1, lease=1.5)
+    fields = {"kind": "t", "entry": ENTRY, "fingerprint": "f", "payload": {"json": {"do": "sleep", "seconds": 60}}}
+    try:
+        soon = time.time() + 1.5
+        running = service.accept(new_task_id(), deadline=soon, **fields).task_id
+        waiting = service.accept(new_task_id(), deadline=soon, **fields).task_id
+        for task_id in (running, waiting):
+            record = service.finished(task_id).result(30)
+            assert record.state is TaskState.TIMED_OUT
+            assert record.error is not None
+            assert record.error["code"] == "task-timed-out"
+        wait_until(lambda: not service.runner.busy)
+    finally:
+        service.close()
+
+
+def test_pages_of_tasks_are_the_newest_first_and_stay_in_place(tasks: TaskRegistry) -> None:
+    ids = [tasks.submit("even" if n % 2 == 0 else "odd", {"do": "echo"}, caller=f"c{n % 3}").task_id for n in range(7)]
+    ids.sort(reverse=True)
+    first, cursor = tasks.page(limit=3)
+    assert [record.task_id for record in first] == ids[:3]
+    assert cursor == ids[2]
+    tasks.submit("even", {"do": "echo"})  # does not move what comes
+    second, cursor = tasks.page(cursor=cursor, limit=4)
+    assert [record.task_id for record in second] == ids[3:]
+    assert cursor is None
+    assert {record.kind for record in tasks.page(kinds=["odd"])[0]} == {"odd"}
+    assert {record.caller for record in tasks.page(caller="c1")[0]} == {"c1"}
+    for task_id in ids:
+        tasks.wait(task_id, 30)
+    assert len(tasks.page(states=[TaskState.SUCCEEDED])[0]) >= 7
+    assert tasks.page(states=[TaskState.CANCELLED]) == ([], None)
+    with pytest.raises(InvalidField):
+        tasks.page(cursor="../x")
+
+
+def test_what_a_task_reports_is_kept_in_order_with_the_node_it_ran_on(tasks: TaskRegistry) -> None:
+    done = tasks.wait(tasks.submit("t", {"do": "report", "times": 150}).task_id, 30)
+    report = tasks.progress(done.task_id)
+    assert report is not None
+    assert report["node"]
+    assert [message["number"] for message in report["messages"]] == list(range(50, 150))
+    assert report["message"] == "step 149"

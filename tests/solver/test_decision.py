@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from compute import Config
@@ -106,3 +107,70 @@ def test_the_probability_of_a_class_may_be_a_cost(
     assert answer["predictions"][0]["values"] == pytest.approx(loaded.predict(ROWS, proba=True)[:, place].tolist())
     with pytest.raises(InvalidField, match=r"predicts classes, and None is none of them.*'fine', 'late'"):
         solver.submit(plan(predicted(model="late", rows=ROWS)))
+
+
+def noisy_model(local: Config) -> dict[str, Any]:
+    """A regression of a target with errors, uniform from -10 to 10."""
+    frame = flights(3000)
+    frame["delay"] += np.random.default_rng(5).uniform(-10, 10, len(frame))
+    return train_model(frame, "delay", model_type="linear", name="noisy", config=local)
+
+
+def newsvendor(rows: list[dict[str, Any]], **uncertainty: Any) -> dict[str, Any]:
+    """Buy beforehand at 1, or for three times as much when the need is known."""
+    count = len(rows)
+    return {
+        "type": "decision",
+        "model": {
+            "variables": {
+                "names": [*(f"early{n}" for n in range(count)), *(f"late{n}" for n in range(count))],
+                "lower_bounds": 0,
+            },
+            "objective": {"linear_coefficients": [1] * count + [3] * count},
+            "linear_constraints": {"lower_bounds": predicted(model="noisy", rows=rows)},
+            "linear_constraint_matrix": {
+                "row_ids": [*range(count), *range(count)],
+                "column_ids": list(range(2 * count)),
+                "coefficients": [1] * (2 * count),
+            },
+        },
+        "uncertainty": {"later": [f"late{n}" for n in range(count)], **uncertainty},
+    }
+
+
+def test_under_scenarios_the_plan_is_the_critical_quantile(solver: SolverService, local: Config) -> None:
+    noisy_model(local)
+    answer = solver.solve(newsvendor(ROWS[:2], scenarios=400), timeout=120)
+    predictions = answer["predictions"][0]["values"]
+    for n in range(2):  # buying early pays up to the quantile (3 - 1) / 3 of the need
+        assert answer["variable_values"][f"early{n}"] - predictions[n] == pytest.approx(10 / 3, abs=1.5)
+    assert set(answer["variable_values"]) == {"early0", "early1"}
+    compared = answer["comparison"]
+    assert compared["stochastic_objective"] == pytest.approx(answer["objective_value"])
+    assert compared["value_of_stochastic_solution"] > 0
+    assert compared["cost_of_uncertainty"] > 0
+    assert compared["point_plan"]["predicted_objective"] < compared["stochastic_objective"]
+    assert compared["point_plan"]["objective_value"] == pytest.approx(
+        compared["stochastic_objective"] + compared["value_of_stochastic_solution"]
+    )
+    again = solver.solve(newsvendor(ROWS[:2], scenarios=400), timeout=120)
+    assert again["variable_values"] == answer["variable_values"]
+
+
+def test_who_fears_the_worst_buys_more_beforehand(solver: SolverService, local: Config) -> None:
+    noisy_model(local)
+    mean = solver.solve(newsvendor(ROWS[:1], scenarios=200), timeout=120)
+    worst = solver.solve(newsvendor(ROWS[:1], scenarios=200, measure="cvar", alpha=0.9), timeout=120)
+    assert worst["variable_values"]["early0"] > mean["variable_values"]["early0"]
+    # Over the worst tenth there is next to nothing to be had from buying late.
+    assert worst["objective_value"] == pytest.approx(worst["predictions"][0]["values"][0] + 9.0, abs=1.5)
+    assert worst["comparison"]["value_of_stochastic_solution"] > 0
+
+
+def test_a_plan_that_breaks_a_constraint_in_some_scenario_is_said_to(solver: SolverService, local: Config) -> None:
+    noisy_model(local)
+    question = newsvendor(ROWS[:1], scenarios=20, later=[])
+    answer = solver.solve(question, timeout=120)
+    assert answer["comparison"]["point_plan"]["objective_value"] in (None, pytest.approx(answer["objective_value"]))
+    with pytest.raises(InvalidField, match="nobody"):
+        solver.solve(newsvendor(ROWS[:1], later=["nobody"]))

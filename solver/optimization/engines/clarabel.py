@@ -70,7 +70,7 @@ def solve(program: Model, options: Options, events: Events) -> Outcome:  # noqa:
     settings = clarabel.DefaultSettings()
     settings.time_limit = options.time_limit
     settings.max_threads = options.threads
-    settings.verbose = True
+    settings.verbose = not options.quiet
     cones = [clarabel.ZeroConeT(int(equal.sum())), clarabel.NonnegativeConeT(len(side) - int(equal.sum()))]
     answer = clarabel.DefaultSolver(hessian, program.linear, stacked, side, cones, settings).solve()
     reason, limit = _ENDINGS.get(str(answer.status), ("NUMERICAL_ERROR", None))

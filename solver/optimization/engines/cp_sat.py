@@ -74,7 +74,7 @@ def solve(program: Model, options: Options, events: Events) -> Outcome:
     solver.parameters.num_workers = options.threads
     solver.parameters.random_seed = options.seed
     solver.parameters.relative_gap_limit = options.relative_gap
-    solver.parameters.log_search_progress = True
+    solver.parameters.log_search_progress = not options.quiet
     incumbents = _Incumbents(variables, events)
     if options.solutions > 1:
         solver.parameters.fill_additional_solutions_in_response = True

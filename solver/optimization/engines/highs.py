@@ -71,6 +71,7 @@ def solve(program: Model, options: Options, events: Events) -> Outcome:
 def make_highs(program: Program, options: Options) -> Any:
     """Return a HiGHS object that holds the program."""
     highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    highs.setOptionValue("output_flag", not options.quiet)
     highs.setOptionValue("threads", options.threads)
     highs.setOptionValue("time_limit", options.time_limit)
     highs.setOptionValue("mip_rel_gap", options.relative_gap)

@@ -47,6 +47,7 @@ def refuses(program: Model) -> str | None:
 def solve(program: Model, options: Options, events: Events) -> Outcome:
     """Solve a program that is to be minimised."""
     model = pyscipopt.Model()
+    model.hideOutput(options.quiet)
     if isinstance(program, NonlinearProgram):
         variables = fill_nonlinear(model, program)
     else:
