@@ -6,7 +6,7 @@ What all pieces share goes to the engine once; the tasks get numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from compute import ComputeManager
@@ -18,7 +18,7 @@ _GROWTH = 8
 
 def in_order(
     manager: ComputeManager, work: Callable[[Any, int], Any], shared: Any, count: int, *, timeout: float | None = None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Give ``work(shared, number)`` for the numbers from 0 on, in order; done side by side, some ahead of need.
 
     Parameters

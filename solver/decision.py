@@ -118,10 +118,11 @@ def _scenarios(
             if classes
             else draw(record, values, uncertainty.scenarios, random)
         )
-    return [
-        read_arrays(_replaced(query.model, lambda path, _, place=number: drawn[path][place].tolist()))
-        for number in range(uncertainty.scenarios)
-    ]
+
+    def scenario(number: int) -> Program:
+        return read_arrays(_replaced(query.model, lambda path, wanted: drawn[path][number].tolist()))  # noqa: ARG005
+
+    return [scenario(number) for number in range(uncertainty.scenarios)]
 
 
 def _resolved(query: DecisionQuery, config: Config) -> tuple[dict[str, Any], list[dict[str, Any]]]:

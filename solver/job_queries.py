@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from solver.records import Table
 from solver.task_parameters import Strict, TaskParameters
 
-_ROWS = [{"distance": 100 * n, "night": n % 3 == 0, "delay": n + (0 if n % 3 else 2.0)} for n in range(1, 13)]
+_ROWS: Any = [{"distance": 100 * n, "night": n % 3 == 0, "delay": n + (0 if n % 3 else 2.0)} for n in range(1, 13)]
 
 
 class _Learning(Strict):

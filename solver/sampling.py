@@ -96,7 +96,8 @@ class _Empirical:
         """Return the values at these shares of them."""
         import numpy as np
 
-        return self._values[np.minimum((shares * len(self._values)).astype("int64"), len(self._values) - 1)]
+        places = np.minimum((shares * len(self._values)).astype("int64"), len(self._values) - 1)
+        return np.asarray(self._values[places], np.float64)
 
 
 def _frozen(given: Any, field: str) -> Any:

@@ -118,7 +118,8 @@ def _outcomes(query: SimulationQuery, inputs: dict[str, Floats], config: Config)
         return np.asarray(found, np.float64), []
     assert query.optimization is not None, "the question has one source"
     template = Template(query.optimization, list(inputs))
-    ended, values = [], []
+    ended: list[str] = []
+    values: list[float] = []
     for sample in samples:
         solution = solve_program(template.program(sample), Options(time_limit=_SOLVE_SECONDS), here=True)
         ended.append(solution.reason)

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from solver.task_parameters import Strict, TaskParameters
 
-_SHOP = {
+_SHOP: Any = {
     "variables": {"chairs": {"lower": 0}, "tables": {"lower": 0}},
     "maximize": "45*chairs + price*tables",
     "subject_to": ["5*chairs + 20*tables <= wood", "10*chairs + 15*tables <= 450"],

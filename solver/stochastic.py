@@ -99,8 +99,8 @@ def extensive(programs: Sequence[Program], later: Flags, uncertainty: Uncertaint
         linear[width + 1 :] = sign / ((1 - uncertainty.alpha) * count)
         lower[width + 1 :] = 0.0
     names = names_of(first)[0]
-    labels = [names[place] for place in now]
-    labels += [f"{names[place]}[{number}]" for number in range(count) for place in after]
+    labels = [names[place] for place in now.tolist()]
+    labels += [f"{names[place]}[{number}]" for number in range(count) for place in after.tolist()]
     labels += ["value_at_risk", *(f"excess[{number}]" for number in range(count))] if risk else []
     return make_program(
         linear=linear,
@@ -162,7 +162,7 @@ def compare(
         lived = None if tried is None else solve(tried)
         worth = lived.check.objective if lived is not None and lived.reason == "OPTIMAL" and lived.check else None
         told["point_plan"] = {
-            "variable_values": {names[place]: float(x) for place, x in zip(now, fixed, strict=True)},
+            "variable_values": {names[place]: float(x) for place, x in zip(now.tolist(), fixed.tolist(), strict=True)},
             "predicted_objective": planned.check.objective,
             "objective_value": worth,
         }
