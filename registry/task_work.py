@@ -62,12 +62,14 @@ class TaskContext:
         self._store = store
         self._lock = threading.Lock()
         self._messages: deque[dict[str, Any]] = deque(maxlen=_MESSAGES)
+        self._fleeting = False
+        self._kept_at = 0.0
         self._new = threading.Event()
         self._sender: threading.Thread | None = None
         self._closing = threading.Event()
 
     def progress(self, fraction: float, message: str = "", **facts: Any) -> None:
-        """Say how far the work is.
+        """Say how far the work is; of reports within half a second that tell no facts, the newest is kept.
 
         Parameters
         ----------
@@ -82,6 +84,11 @@ class TaskContext:
             return
         report = {"fraction": round(float(fraction), 4), "message": message[:_LONGEST], "at": time.time(), **facts}
         with self._lock:
+            if not facts and self._fleeting and report["at"] - self._kept_at < _PROGRESS_PAUSE:
+                self._messages.pop()
+            else:
+                self._kept_at = report["at"]
+            self._fleeting = not facts and len(self._messages) > 0
             self._messages.append(report)
             if self._sender is None:
                 self._sender = threading.Thread(target=self._send, name="task-progress", daemon=True)

@@ -107,8 +107,8 @@ def _outcomes(query: SimulationQuery, inputs: dict[str, Floats], config: Config)
     count = len(next(iter(inputs.values())))
     if query.formula is not None:
         with np.errstate(all="ignore"):
-            values = read_formula(query.formula, list(inputs), "query_data.formula")(inputs)
-        return np.broadcast_to(np.asarray(values, np.float64), (count,)).copy(), []
+            computed = read_formula(query.formula, list(inputs), "query_data.formula")(inputs)
+        return np.broadcast_to(np.asarray(computed, np.float64), (count,)).copy(), []
     samples = [dict(zip(inputs, row, strict=True)) for row in np.column_stack(list(inputs.values())).tolist()]
     if query.model is not None:
         record = get_model_registry(config).resolve(query.model)

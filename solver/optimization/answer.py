@@ -114,15 +114,22 @@ def _read_uri(uri: str, config: Config) -> Model:
 def _telling(context: TaskContext, program: Model, time_limit: float) -> Callable[[float, Incumbent | None], None]:
     sign = -1.0 if program.maximize else 1.0
 
+    told: list[float] = []
+
     def tell(seconds: float, best: Incumbent | None) -> None:
-        words, facts = "no solution yet", {}
+        words = "no solution yet"
+        facts: dict[str, Any] = {}
         if best is not None:
             bound = "" if best.bound is None else f", bound {sign * best.bound:.9g}"
             words = f"best {sign * best.objective:.9g}{bound}"
-            bound_now = None if best.bound is None or not np.isfinite(best.bound) else sign * best.bound
-            facts = {
-                "incumbent": {"objective": sign * best.objective, "bound": bound_now, "seconds": round(seconds, 3)}
-            }
+            if best.objective not in told[-1:]:
+                told.append(best.objective)
+                known = best.bound is not None and np.isfinite(best.bound)
+                facts["incumbent"] = {
+                    "objective": sign * best.objective,
+                    "bound": sign * best.bound if best.bound is not None and known else None,
+                    "seconds": round(best.seconds, 3),
+                }
         context.progress(min(1.0, seconds / time_limit), f"{seconds:.0f} s: {words}", **facts)
 
     return tell
