@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from solver.optimization.program import Program, make_program
+from solver.optimization.program import Choices, Program, make_program
 
 MAX_NOTES = 20
 
@@ -32,6 +32,9 @@ class Builder:
         self.objective: list[tuple[str, float]] = []
         self.quadratic: list[tuple[str, str, float]] = []
         self.maximize = False
+        self.semicontinuous: list[int] = []
+        self.sets: list[tuple[int, tuple[int, ...]]] = []
+        self.indicators: list[tuple[int, int, bool]] = []
         self.offset = 0.0
         self.notes: list[str] = []
         self._noted = 0
@@ -61,6 +64,11 @@ class Builder:
             values.append(value)
         self._sides.append((low, high))
         self._names.append(name)
+
+    @property
+    def height(self) -> int:
+        """The number of constraints so far."""
+        return len(self._sides)
 
     def note(self, text: str) -> None:
         """Say something of what was read; of many such, the first and how many there are."""
@@ -102,5 +110,6 @@ class Builder:
             name=name,
             variables=tuple(self.places),
             constraints=tuple(self._names),
+            choices=Choices(tuple(self.semicontinuous), tuple(self.sets), tuple(self.indicators)),
             notes=(*self.notes, *([f"and {more} more"] if more else [])),
         )

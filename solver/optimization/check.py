@@ -77,10 +77,16 @@ def check_point(program: Program, x: Floats) -> Check:
     np.maximum.at(largest, rows, parts)
     of_bounds = _outside(x, program.lower, program.upper)
     of_rows = _outside(activity, program.row_lower, program.row_upper)
+    choices = program.choices
+    for column in choices.semicontinuous:
+        of_bounds[column] = min(of_bounds[column], abs(x[column]))
+    for row, column, value in choices.indicators:
+        of_rows[row] *= round(x[column]) == value
     relative = max(
         _largest(of_bounds / np.maximum(1.0, np.abs(x))),
         _largest(of_rows / np.maximum(1.0, np.maximum(np.abs(activity), largest))),
     )
+    relative = max(relative, *(_more_than(kind, x[list(columns)]) for kind, columns in choices.sets), 0.0)
     whole = x[program.integer]
     broken = _largest(np.abs(whole - np.round(whole)))
     feasible = relative <= FEASIBILITY and broken <= INTEGRALITY
@@ -156,6 +162,14 @@ def is_convex(program: Program) -> bool:
 
 
 _LARGEST_DENSE = 5_000
+
+
+def _more_than(most: int, values: Floats) -> float:
+    """Return how large the smallest change is that leaves one value, or two neighbours, of an ordered set."""
+    sizes = np.abs(values)
+    if len(sizes) <= most:
+        return 0.0
+    return min(_largest(np.delete(sizes, range(first, first + most))) for first in range(len(sizes) - most + 1))
 
 
 def _outside(values: Floats, lower: Floats, upper: Floats) -> Floats:

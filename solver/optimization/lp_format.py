@@ -20,18 +20,19 @@ _HEADERS = {
     "subject to": "constraints", "such that": "constraints", "st": "constraints", "s.t.": "constraints",
     "st.": "constraints", "bounds": "bounds", "bound": "bounds",
     "general": "integers", "generals": "integers", "gen": "integers", "integer": "integers", "integers": "integers",
+    "semi-continuous": "semicontinuous", "semi": "semicontinuous", "semis": "semicontinuous", "sec": "semicontinuous",
+    "sos": "sets", "sos1": "sets", "sos2": "sets",
     "int": "integers", "binary": "binaries", "binaries": "binaries", "bin": "binaries", "end": "end",
 }  # fmt: skip
 _REFUSED = {
-    "sos": "special ordered sets", "semi-continuous": "semi-continuous variables", "semi": "semi-continuous variables",
-    "semis": "semi-continuous variables", "sec": "semi-continuous variables", "lazy constraints": "lazy constraints",
-    "user cuts": "user cuts", "general constraints": "general constraints", "pwlobj": "piecewise linear objectives",
-    "sos1": "special ordered sets", "sos2": "special ordered sets", "indicators": "indicator constraints",
+    "lazy constraints": "lazy constraints", "user cuts": "user cuts", "general constraints": "general constraints",
+    "pwlobj": "piecewise linear objectives", "indicators": "indicator constraints in a section of their own",
 }  # fmt: skip
 _FIRST = r"[A-Za-z!\"#$%&(),;?@_'`{}~]"
 _TOKEN = re.compile(
     rf"""\s*(?:
       (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
+    | (?P<arrow>->)
     | (?P<sense><=|=<|>=|=>|<|>|=)
     | (?P<sign>[-+*/^:\[\]])
     | (?P<name>{_FIRST}[A-Za-z0-9!\"#$%&(),.;?@_'`{{}}~|]*(?:\[[A-Za-z0-9_,.]*\])*)
@@ -92,6 +93,8 @@ class _Reader:
             "bounds": self._bound,
             "integers": self._integer,
             "binaries": self._binary,
+            "semicontinuous": self._semicontinuous,
+            "sets": self._set,
         }
         last = ""
         for section, word, tokens in self._sections:
@@ -129,6 +132,8 @@ class _Reader:
             _wrong(line, f"it names the constraint {name[:60]!r} again")
         if name:
             self._named.add(name)
+        if [token.kind for token in self._tokens[self._next : self._next + 4]] == ["name", "sense", "number", "arrow"]:
+            self._condition()
         left, constant = self._expression()
         sense = self._sense()
         if left:
@@ -177,6 +182,32 @@ class _Reader:
         place = self._variable()
         self._program.integer[place] = True
         self._program.lower[place], self._program.upper[place] = 0.0, 1.0
+
+    def _condition(self) -> None:
+        """Take what is before the arrow of an indicator constraint."""
+        place = self._variable()
+        if self._sense() != "=" or (value := self._required()) not in (0.0, 1.0):
+            self._refuse("a variable that is 0 or 1, = and one of these before ->")
+        self._take("arrow", "->")
+        self._program.indicators.append((self._program.height, place, value == 1.0))
+
+    def _semicontinuous(self) -> None:
+        self._program.semicontinuous.append(self._variable())
+
+    def _set(self) -> None:
+        if self._tokens[min(self._next + 2, len(self._tokens) - 1)].text != ":":
+            self._name()
+        kind = self._take("name", "S1:: or S2::").text.upper()
+        if kind not in ("S1", "S2") or [self._take("sign", "::").text for _ in "::"] != [":", ":"]:
+            self._refuse("S1:: or S2::, after the name of the set, if it has one")
+        members: list[tuple[float, int]] = []
+        while self._peek().kind == "name" and self._tokens[self._next + 1].text == ":":
+            if self._tokens[self._next + 2].kind != "number":
+                break  # the name of the next set
+            place = self._variable()
+            self._next += 1
+            members.append((self._required(), place))
+        self._program.sets.append((int(kind[1]), tuple(place for _, place in sorted(members))))
 
     # Their parts
 
@@ -313,8 +344,6 @@ def _split(lines: Iterable[str]) -> Iterator[tuple[str, str, list[_Token]]]:
         text = line.split("\\", 1)[0].strip()
         if not text:
             continue
-        if "->" in text:
-            _wrong(number, "it has indicator constraints, which are not taken")
         header, rest = _header(text, section)
         if header:
             if section:

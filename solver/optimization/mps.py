@@ -14,16 +14,14 @@ from typing import NoReturn
 import numpy as np
 
 from compute.errors import InvalidField
-from solver.optimization.program import Program, make_program
+from solver.optimization.program import Choices, Program, make_program
 
 _REFUSED = {
-    "SOS": "special ordered sets",
-    "SOS1": "special ordered sets",
-    "SOS2": "special ordered sets",
+    "SOS1": "special ordered sets in the form of lp_solve",
+    "SOS2": "special ordered sets in the form of lp_solve",
     "SETS": "special ordered sets",
     "QCMATRIX": "quadratic constraints",
     "CSECTION": "cones",
-    "INDICATORS": "indicator constraints",
     "GENCONS": "general constraints",
     "PWLOBJ": "piecewise linear objectives",
     "LAZYCONS": "lazy constraints",
@@ -89,6 +87,9 @@ class _Reader:
         self.spaced = False
         self.number = 0
         self.sets: dict[str, str] = {}
+        self.ordered: list[tuple[int, list[tuple[float, int]]]] = []
+        self.semicontinuous: dict[int, None] = {}
+        self.indicators: list[tuple[int, int, bool]] = []
 
     def read(self, lines: Iterable[str]) -> Program:
         sections: dict[str, Callable[[list[str]], None]] = {
@@ -100,6 +101,8 @@ class _Reader:
             "QUADOBJ": self._triangle,
             "QSECTION": self._triangle,
             "QMATRIX": self._square,
+            "SOS": self._set,
+            "INDICATORS": self._indicator,
             "OBJSENSE": self._direction,
             "OBJNAME": self._objective_name,
             "OBJECTIVE": self._objective_name,
@@ -220,9 +223,8 @@ class _Reader:
     def _bound(self, words: list[str]) -> None:
         kind = words[0].upper()
         count = 2 if kind in _WITHOUT_VALUE else 3
-        if kind not in ("UP", "LO", "FX", "LI", "UI", *_WITHOUT_VALUE):
-            what = "semi-continuous variables, which are not taken" if kind in ("SC", "SI") else f"{words[0][:40]!r}"
-            self._refuse(f"has {what}", "expected UP, LO, FX, FR, MI, PL, BV, LI or UI")
+        if kind not in ("UP", "LO", "FX", "LI", "UI", "SC", "SI", *_WITHOUT_VALUE):
+            self._refuse(f"has {words[0][:40]!r}", "expected UP, LO, FX, FR, MI, PL, BV, LI, UI, SC or SI")
         rest = words[1:]
         # The name of the set may be missing; a value may stand where none is needed.
         if len(rest) == count or (count == 2 and len(rest) == 3):
@@ -240,10 +242,22 @@ class _Reader:
         self._set_bound(kind, column, value, rest[0])
 
     def _set_bound(self, kind: str, column: int, value: float, name: str) -> None:
-        if kind in ("LI", "UI", "BV"):
+        if kind in ("LI", "UI", "BV", "SI"):
             self.whole[column] = True
+        if kind in ("SC", "SI"):
+            self.semicontinuous[column] = None
+            value = value or math.inf  # by convention
         below = {"LO": value, "LI": value, "FX": value, "FR": -math.inf, "MI": -math.inf, "BV": 0.0}.get(kind)
-        above = {"UP": value, "UI": value, "FX": value, "FR": math.inf, "PL": math.inf, "BV": 1.0}.get(kind)
+        above = {
+            "UP": value,
+            "UI": value,
+            "SC": value,
+            "SI": value,
+            "FX": value,
+            "FR": math.inf,
+            "PL": math.inf,
+            "BV": 1.0,
+        }.get(kind)
         if below is not None:
             self._once(self.lower, column, below, f"the lower bound of {name!r}")
         if above is not None:
@@ -274,6 +288,23 @@ class _Reader:
             self.terms[1].append(second)
             # The objective is a half of x' Q x.
             self.terms[2].append(value / 2 if first == second else value * share)
+
+    def _set(self, words: list[str]) -> None:
+        kind = words[0].upper()
+        if kind in ("S1", "S2") and not (len(words) == 2 and words[0] in self.columns):
+            self.ordered.append((int(kind[1]), []))
+            return
+        # The name of the set may come first.
+        parts = words[-1].rsplit(":", 1) if len(words) == 1 else words[-2:]
+        column = self.columns.get(parts[0])
+        if column is None or len(parts) != 2 or not self.ordered:
+            self._refuse(f"is {' '.join(words)[:60]!r}", "expected S1 or S2, or a column of COLUMNS and its weight")
+        self.ordered[-1][1].append((self._number(parts[1]), column))
+
+    def _indicator(self, words: list[str]) -> None:
+        if len(words) != 4 or words[0].upper() != "IF" or words[2] not in self.columns or words[3] not in ("0", "1"):
+            self._refuse(f"is {' '.join(words)[:60]!r}", "expected IF, a row, a column, and 0 or 1")
+        self.indicators.append((self._row_of(words[1]), self.columns[words[2]], words[3] == "1"))
 
     def _direction(self, words: list[str]) -> None:
         direction = words[0].upper()
@@ -370,4 +401,9 @@ class _Reader:
             variables=tuple(self.columns),
             constraints=tuple(self.rows),
             notes=tuple(self.notes),
+            choices=Choices(
+                tuple(self.semicontinuous),
+                tuple((kind, tuple(column for _, column in sorted(members))) for kind, members in self.ordered),
+                tuple(self.indicators),
+            ),
         )

@@ -37,6 +37,22 @@ class Terms(NamedTuple):
     coefficients: Floats
 
 
+class Choices(NamedTuple):
+    """What bounds and rows alone do not say."""
+
+    semicontinuous: tuple[int, ...] = ()
+    """Variables that are within their bounds, or 0."""
+    sets: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Special ordered sets: of the variables at most one (1) is not 0, or two that are neighbours (2)."""
+    indicators: tuple[tuple[int, int, bool], ...] = ()
+    """Row, variable, value: the row counts when that variable, which is 0 or 1, has the value."""
+
+    @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return any(self)
+
+
 @dataclass(frozen=True)
 class Program:
     """Minimise or maximise ``offset + linear @ x + quadratic(x)`` where ``row_lower <= A @ x <= row_upper``.
@@ -73,6 +89,7 @@ class Program:
     variables: tuple[str, ...] = field(default=(), repr=False)
     constraints: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    choices: Choices = field(default_factory=Choices)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,8 +100,8 @@ class Program:
     def kind(self) -> str:
         """``LP``, ``MIP``, ``QP`` or ``MIQP``."""
         if len(self.quadratic.rows):
-            return "MIQP" if self.integer.any() else "QP"
-        return "MIP" if self.integer.any() else "LP"
+            return "MIQP" if self.integer.any() or self.choices.given else "QP"
+        return "MIP" if self.integer.any() or self.choices.given else "LP"
 
     def activities(self, x: Floats) -> Floats:
         """Return ``A @ x``."""
@@ -117,6 +134,9 @@ class Program:
             "equalities": int(equal.sum()),
             "nonzeros": len(self.matrix.values),
             "quadratic_terms": len(self.quadratic.rows),
+            "semicontinuous_variables": len(self.choices.semicontinuous),
+            "special_ordered_sets": len(self.choices.sets),
+            "indicator_constraints": len(self.choices.indicators),
         }
 
 
@@ -138,6 +158,7 @@ def make_program(
     variables: tuple[str, ...] = (),
     constraints: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    choices: Choices = Choices(),  # noqa: B008  (it cannot be changed)
 ) -> Program:
     """Bring what a reader found into the form of `Program`, and refuse what is none.
 
@@ -147,7 +168,7 @@ def make_program(
         The matrix, in any order; entries of one place are added up.
     quadratic : tuple of (rows, columns, coefficients), optional
         Terms in any order and either triangle; those of one pair are added up.
-    linear, lower, upper, integer, row_lower, row_upper, maximize, offset, name, variables, constraints, notes
+    linear, lower, upper, integer, row_lower, row_upper, maximize, offset, name, variables, constraints, notes, choices
         As in `Program`.
 
     Raises
@@ -211,7 +232,18 @@ def make_program(
         variables=variables,
         constraints=constraints,
         notes=notes,
+        choices=_checked(choices, lower, upper, integer),
     )
+
+
+def _checked(choices: Choices, lower: Floats, upper: Floats, integer: Flags) -> Choices:
+    for _, column, _ in choices.indicators:
+        if not (integer[column] and lower[column] >= 0 and upper[column] <= 1):
+            raise InvalidField(
+                f"the indicator variable number {column} is not 0 or 1",
+                context={"field": "variable", "position": column},
+            )
+    return choices
 
 
 def _bounds(lower: Floats, upper: Floats, names: tuple[str, ...], what: str) -> tuple[Floats, Floats]:

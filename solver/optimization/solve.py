@@ -133,6 +133,8 @@ def _order(program: Model) -> Sequence[str]:
         return nonlinear_order(program)
     if not isinstance(program, Program):
         return ("cp-sat",)
+    if program.choices.given:
+        return ("scip",)
     if program.kind == "QP" and not is_convex(program):
         return ("scip",)
     if program.kind == "MIP" and program.integer.all():

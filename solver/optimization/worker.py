@@ -15,9 +15,10 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from solver.optimization.engine import Engine, Events
+from solver.optimization.engine import Conflict, Engine, Events
 from solver.optimization.engines import MODULES
 from solver.optimization.job import STOP, Incumbent, Job
+from solver.optimization.model import Model
 from solver.optimization.program import Program
 
 
@@ -45,13 +46,20 @@ def main() -> None:
         outcome = engine.solve(job.program, job.options, events)
         send(("solved", outcome, engine.version()))
         if outcome.reason == "INFEASIBLE" and job.explain:
-            from solver.optimization.conflict import find_conflict
-
-            send(("explained", find_conflict(job.program) if isinstance(job.program, Program) else None))
+            send(("explained", _conflict(job.program)))
     except MemoryError:
         send(("failed", "MEMORY", f"{job.engine} ran out of the memory that it may take"))
     except Exception as error:  # noqa: BLE001  (whatever an engine raises; the other process tells of it)
         send(("failed", None, f"{type(error).__name__}: {error}"))
+
+
+def _conflict(program: Model) -> Conflict | None:
+    """Say why a program is infeasible, of those for which that is known."""
+    if not isinstance(program, Program) or program.choices.given:
+        return None
+    from solver.optimization.conflict import find_conflict
+
+    return find_conflict(program)
 
 
 def _listen(line: Connection, events: Events) -> None:

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from compute.errors import ComputeError, InvalidField, PayloadTooLarge, UnsupportedFormat
 from solver.optimization.arrays import read_arrays
 from solver.optimization.boolean import read_cnf, read_opb
+from solver.optimization.check import check_point
 from solver.optimization.engine import Options
 from solver.optimization.engines.highs import make_highs
 from solver.optimization.expressions import read_expressions
 from solver.optimization.files import read_program
 from solver.optimization.lp_format import read_lp
 from solver.optimization.mps import read_mps
-from solver.optimization.program import Program
+from solver.optimization.program import Choices, Program
 from solver.optimization.solve import solve_program
 
 INSTANCES = Path(__file__).parent / "instances"
@@ -136,8 +137,8 @@ def test_names_with_spaces_are_read_by_column() -> None:
         ((" x cost 3 limit 1", " x cost 3 nothing 1"), r"line 13 .* names the row 'nothing', which is not in ROWS"),
         ((" x cost 3 limit 1", " x cost three"), r"line 13 .* has 'three': expected a number"),
         ((" MI bnd y", " MI bnd z"), r"line 26 .* names the column 'z', which is not in COLUMNS"),
-        ((" MI bnd y", " SC bnd y 3"), r"line 26 .* semi-continuous variables, which are not taken"),
-        (("QUADOBJ", "SOS"), r"line 28 .* special ordered sets, which are not taken"),
+        ((" MI bnd y", " XX bnd y 3"), r"line 26 .* expected UP, LO, FX, FR, MI, PL, BV, LI, UI, SC or SI"),
+        (("QUADOBJ", "SOS"), r"line 29 .*expected S1 or S2, or a column of COLUMNS and its weight"),
         (("RANGES", "RAGNES"), r"line 21 .* has 'RAGNES': expected one of NAME, ROWS"),
         ((" L limit", " L limit\n G limit"), r"line 8 .* names the row 'limit' again"),
         ((" UP bnd x 7", " UP bnd x -7\n LO bnd x 1"), r"the variable 'x' has the bounds 1 and -7"),
@@ -165,8 +166,8 @@ def test_the_lp_format() -> None:
         (("End\n", ""), r"the last line of the LP file is not End: the file is cut off"),
         (("<= 4", "4"), r"line 5 .*expected <=, >= or =, found '4'|line 6"),
         (("z free", "z free 3 3"), r"line 12 .*expected <=, >= or =, found '3'"),
-        (("General", "SOS"), r"line 14 .*special ordered sets, which are not taken"),
-        (("limit: x", "limit: b = 1 -> x"), r"line 5 .*indicator constraints, which are not taken"),
+        (("General", "SOS"), r"line 14 .*S1:: or S2::"),
+        (("limit: x", "limit: b = 2 -> x"), r"line 5 .*expected a variable that is 0 or 1"),
         (("limit: x +", "limit: [ x^2 ] / 2 +"), r"line 5 .*only the objective may have products"),
         (("Maximize", "Maximise it"), r"line 2 .*expected Minimize or Maximize|expected"),
         (("<= 4", "<= §"), r"line 5 .*cannot be read from"),
@@ -187,6 +188,69 @@ def test_the_lp_format_as_others_write_it() -> None:
     assert (program.upper[0], program.notes) == (4.0, ("line 8: a bound is given again, and this one counts",))
     with pytest.raises(InvalidField, match=r"line 5 .*names the constraint 'c1' again"):
         read_lp([*lines[:4], "c1: x >= 0", "end"])
+
+
+def test_semicontinuous_variables_ordered_sets_and_indicators() -> None:
+    mps = """NAME choices
+ROWS
+ N cost
+ G need
+ L when
+COLUMNS
+ x cost 1 need 1
+ y cost 3 need 1
+ z cost 4 need 1
+ b cost 1 when 1
+ x when 1
+RHS
+ rhs need 5 when 3
+BOUNDS
+ LO bnd x 4
+ SC bnd x 10
+ UP bnd y 4
+ BV bnd b
+SOS
+ S2 first
+ x 1
+ first y 2
+ z:3
+INDICATORS
+ IF when b 0
+ENDATA
+"""
+    lp = """min
+ x + 3 y + 4 z + b
+st
+ need: x + y + z >= 5
+ when: b = 0 -> b + x <= 3
+bounds
+ 4 <= x <= 10
+ y <= 4
+bin
+ b
+semi
+ x
+sos
+ first: S2:: x:1 y:2 z:3
+end
+"""
+    for program in (read_mps(mps.splitlines()), read_lp(lp.splitlines())):
+        assert program.choices == Choices((0,), ((2, (0, 1, 2)),), ((1, 3, False),))
+        assert program.kind == "MIP"
+        solution = solve_program(program, Options(time_limit=30))
+        assert (solution.reason, [attempt.engine for attempt in solution.attempts]) == ("OPTIMAL", ["scip"])
+        # Five of x cost 5, and 1 that they may be more than 3.
+        assert solution.check is not None
+        assert solution.check.objective == pytest.approx(6)
+        for point, feasible in (
+            ([5, 0, 0, 1], True),
+            ([5, 0, 0, 0], False),  # the indicator
+            ([0, 4, 1, 0], True),
+            ([2, 4, 0, 0], False),  # x is 0, or from 4 on
+            ([4, 0, 1, 1], False),  # no neighbours
+            ([4, 1, 1, 1], False),  # three
+        ):
+            assert check_point(program, np.array(point, float)).feasible == feasible
 
 
 def test_of_many_notes_the_first_are_there() -> None:
@@ -261,7 +325,7 @@ def test_packed_files_and_their_limit(tmp_path: Path) -> None:
     with pytest.raises(InvalidField, match="not text in UTF-8"):
         read_program(tmp_path / "latin.mps")
     with pytest.raises(UnsupportedFormat, match=r"Its name ends in \.mps, \.qps, \.lp, \.opb, \.cnf"):
-        read_program(tmp_path / "model.nl")
+        read_program(tmp_path / "model.docx")
 
 
 # Arrays

@@ -37,6 +37,8 @@ def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
     if not isinstance(program, Program):
         return "it is a constraint program, or a nonlinear one"
+    if program.choices.given:
+        return "it has semi-continuous variables, ordered sets or indicators"
     if program.integer.any():
         return "some of its variables are integers"
     return None if is_convex(program) else "its objective is not convex"

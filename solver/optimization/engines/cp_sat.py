@@ -45,6 +45,8 @@ def refuses(program: Model) -> str | None:
         return None
     if not isinstance(program, Program):
         return "it is nonlinear"
+    if program.choices.given:
+        return "it has semi-continuous variables, ordered sets or indicators"
     if len(program.quadratic.rows):
         return "it has quadratic terms"
     if not program.integer.all():

@@ -39,6 +39,8 @@ def refuses(program: Model) -> str | None:
     """Say why a program cannot be solved."""
     if not isinstance(program, Program):
         return "it is a constraint program, or a nonlinear one"
+    if program.choices.given:
+        return "it has semi-continuous variables, ordered sets or indicators"
     # Its own method for quadratic programs has called wrong points optimal.
     return "it has quadratic terms" if len(program.quadratic.rows) else None
 

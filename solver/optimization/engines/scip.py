@@ -103,6 +103,7 @@ def _fill(model: Any, program: Program) -> list[Any]:
     starts, columns = program.matrix.starts.tolist(), program.matrix.columns.tolist()
     values = program.matrix.values.tolist()
     below, above = program.row_lower.tolist(), program.row_upper.tolist()
+    indicators = {row: (column, value) for row, column, value in program.choices.indicators}
     for row in range(height):
         places = range(starts[row], starts[row + 1])
         left = pyscipopt.quicksum(values[place] * variables[columns[place]] for place in places)
@@ -111,7 +112,12 @@ def _fill(model: Any, program: Program) -> list[Any]:
         # A constraint without variables is a comparison of numbers, which PySCIPOpt does not take.
         if not len(places):
             left = 0.0 * variables[0]
-        if below[row] == above[row]:
+        if row in indicators:
+            column, value = indicators[row]
+            sides = [left <= above[row]] * (above[row] < np.inf) + [left >= below[row]] * (below[row] > -np.inf)
+            for side in sides:
+                model.addConsIndicator(side, variables[column], activeone=value)
+        elif below[row] == above[row]:
             model.addCons(left == below[row])
         elif below[row] == -np.inf:
             model.addCons(left <= above[row])
@@ -119,6 +125,11 @@ def _fill(model: Any, program: Program) -> list[Any]:
             model.addCons(left >= below[row])
         else:
             model.addCons(pyscipopt.ExprCons(left, below[row], above[row]))
+    for kind, columns in program.choices.sets:
+        add = model.addConsSOS1 if kind == 1 else model.addConsSOS2
+        add([variables[column] for column in columns], list(range(1, len(columns) + 1)))
+    for column in program.choices.semicontinuous:
+        _or_zero(model, variables[column], lower[column], upper[column])
     terms = program.quadratic
     if len(terms.rows):
         # SCIP's objective is linear: a variable stands for the rest, and is at least that.
@@ -132,6 +143,19 @@ def _fill(model: Any, program: Program) -> list[Any]:
         model.addCons(quadratic - value <= 0)
     model.addObjoffset(program.offset)
     return variables
+
+
+def _or_zero(model: Any, variable: Any, lower: float, upper: float) -> None:
+    """Have a variable be within its bounds, or 0."""
+    on = model.addVar(vtype="B")
+    model.chgVarLb(variable, None if lower == -np.inf else min(0.0, lower))
+    model.chgVarUb(variable, None if upper == np.inf else max(0.0, upper))
+    for side in (variable <= 0.0, variable >= 0.0):
+        model.addConsIndicator(side, on, activeone=False)
+    if lower > 0:
+        model.addConsIndicator(variable >= lower, on)
+    if upper < 0:
+        model.addConsIndicator(variable <= upper, on)
 
 
 def _hint(model: Any, variables: list[Any], hint: Floats) -> None:
