@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compute.failures import take_apart
+from compute.lineage import Family
 from compute.progress import Reports
 from compute.wire import (
     ERROR,
@@ -67,6 +68,7 @@ def run(
     started_at, clock = time.time(), time.perf_counter()
     code, result = VALUE, None
     reports = Reports(send)
+    family = Family()
     try:
         function, args, kwargs = _read(body, lifted, nested, buffered)
         result = function(*args, **kwargs) if guard is None else guard(lambda: function(*args, **kwargs))
@@ -78,6 +80,7 @@ def run(
         code, result = ERROR, take_apart(error, pickler.dumps)
     seconds = time.perf_counter() - clock
     told = reports.close()
+    family.close(cancel=code in (TIMED_OUT, INTERRUPTED))
     if code == VALUE:
         reply = _reply(result, started_at, seconds, pickler)
     else:

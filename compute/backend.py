@@ -29,6 +29,8 @@ class Ending(Enum):
     """Stopped because `Backend.stop` asked for it."""
     LOST = "lost"
     """The worker, its node or the connection went away."""
+    RETURNED = "returned"
+    """Not begun: given back by a worker that has no time for it, or died before its turn. Not an attempt at all."""
     UNPLACEABLE = "unplaceable"
     """The engine cannot run this at all; another attempt would end the same way."""
 
@@ -61,6 +63,8 @@ class Capabilities(NamedTuple):
     """Whether large results stay with the engine until somebody asks for them."""
     queues: bool = False
     """Whether attempts beyond the capacity may be handed over: they wait in the engine, which saves a round trip."""
+    bundles: bool = False
+    """Whether short attempts may be handed over together, to run one after the other: see `Attempt.followers`."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,19 @@ class Attempt:
     """To be called once, from any thread."""
     task: Any = field(default=None, repr=False)
     """The manager's own record."""
+    share: Any = field(default=None, repr=False)
+    """What it takes of the engine, perhaps together with its followers; the manager's own, too."""
     handle: Any = field(default=None, repr=False)
     """The backend's own."""
+    followers: Sequence[Attempt] = field(default=(), repr=False)
+    """Short ones that go along with it, to run after it in the same worker; only for an engine that `bundles`."""
 
 
 class Backend(Protocol):
     """An engine that runs attempts.
 
     `start` and `stop` may be called from any thread and must not wait for the work. `Attempt.report` is called
-    exactly once for each attempt that `start` accepted, whatever happens to its worker.
+    exactly once for each attempt that `start` accepted, and for each of its followers, whatever happens to its worker.
     """
 
     @property
@@ -150,7 +158,7 @@ class Backend(Protocol):
         """
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called when the capacity has grown."""
+        """Have ``listener`` called when the capacity may have changed."""
 
     def alive(self) -> bool:
         """Whether the engine is still there; asked every second or so while work is under way."""

@@ -6,6 +6,7 @@ submits when nothing waits; what waits is handed over by one thread, which sleep
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import logging
@@ -23,6 +24,7 @@ from compute.errors import (
     TaskCancelled,
     WorkerLost,
 )
+from compute.lineage import Family
 from compute.metrics import Metrics
 from compute.resources import Limits, Resources
 from compute.retry import pause
@@ -30,7 +32,7 @@ from compute.states import TaskState
 from compute.table import TaskTable
 from compute.task import Latch, Task, Watcher
 from compute.verdicts import verdict, without
-from compute.waiting import Usage, WaitingQueue
+from compute.waiting import Share, Usage, WaitingQueue
 from compute.wire import Awaited
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,12 @@ logger = logging.getLogger(__name__)
 AHEAD = 0.08
 """Seconds of work per CPU that is handed over ahead to an engine that queues: small tasks then follow each other
 without a round trip, and long ones can still be overtaken."""
+
+TOGETHER = 0.02
+"""Seconds of work that is handed over as one to an engine that bundles."""
+
+_SMALL = 16 * 1024
+"""Calls of so many bytes and more go alone."""
 
 GRACE = 2.0
 """Seconds from asking a running task to stop to ending its process."""
@@ -74,6 +82,7 @@ class Dispatcher:
         self._factor = backoff_factor
         self._metrics = metrics
         self._queues = backend.capabilities.queues
+        self._bundles = backend.capabilities.bundles
         self._waiting: WaitingQueue[Task] = WaitingQueue()
         self._durations = Durations()
         self._under_way: dict[str, Attempt] = {}
@@ -116,7 +125,7 @@ class Dispatcher:
                 if not self._under_way or (fits and not self._well_fed()):
                     self._poke()
                 return
-            attempt = self._begin(task)
+            attempt = self._begin(task, self._take(task))
         self._start(attempt)
 
     def cancel(self, task: Task) -> bool:
@@ -141,6 +150,16 @@ class Dispatcher:
         if attempt is not None:
             self._backend.stop(attempt, force=False)
         return True
+
+    def cancel_family(self, family: Family) -> None:
+        """End the open tasks that an attempt submitted, but those that run where nothing can be stopped."""
+        with self.lock:
+            tasks = [task for task in self._table.all() if task.family is family]
+        for task in tasks:
+            try:
+                self.cancel(task)
+            except CapabilityMissing:
+                logger.warning("task_id=%s event=outlives_its_parent", task.task_id)
 
     def watch(self, tasks: Iterable[Task], *, first_failure: bool) -> Latch | None:
         """Return a latch that opens when all have ended (or one has failed); None when that is so already."""
@@ -181,7 +200,7 @@ class Dispatcher:
     def counts(self) -> tuple[int, int]:
         """Return how many tasks wait here, and how many are with the engine."""
         with self.lock:
-            return len(self._waiting), self._usage.count
+            return len(self._waiting), len(self._under_way)
 
     def in_use(self) -> Resources:
         """Return what the tasks that are with the engine take together."""
@@ -205,7 +224,12 @@ class Dispatcher:
 
     # With the lock held
 
-    def _begin(self, task: Task) -> Attempt:
+    def _take(self, task: Task) -> Share:
+        self._usage.take(task.need, task.estimate)
+        return Share(task.need, task.estimate)
+
+    def _begin(self, task: Task, share: Share) -> Attempt:
+        share.left += 1
         task.attempts += 1
         task.queued = False
         task.reports = b""
@@ -220,11 +244,29 @@ class Dispatcher:
             task.payload,
             self._report,
             task,
+            share,
         )
         task.attempt = attempt
         self._under_way[attempt.key] = attempt
-        self._usage.take(need, task.estimate)
         return attempt
+
+    def _followers(self, task: Task, share: Share) -> list[Attempt]:
+        """Take out short tasks that wait and need the same, for no longer than all of them would wait elsewhere."""
+        left = TOGETHER
+        most = len(self._waiting) // (self._usage.slots or 1)
+        followers: list[Attempt] = []
+        following: Task | None = task
+        while following is not None and len(followers) < most and self._goes_along(left, following):
+            left -= self._durations.seconds(following.function)
+            following = self._waiting.pop_like(task, functools.partial(self._goes_along, left))
+            if following is not None:
+                followers.append(self._begin(following, share))
+        return followers
+
+    def _goes_along(self, left: float, task: Task) -> bool:
+        call = task.payload
+        # A handle that was lost would be the loss of all.
+        return self._durations.seconds(task.function) <= left and len(call.body) < _SMALL and not call.lifted
 
     def _cancel(self, task: Task) -> None:
         attempt = task.attempt
@@ -335,12 +377,13 @@ class Dispatcher:
             self._backend.start(attempt)
         except Exception as error:
             logger.warning("attempt=%s event=start_failed", attempt.key, exc_info=True)
-            self._report(
-                attempt, Outcome(Ending.LOST, f"it could not be handed over ({type(error).__name__}: {error})")
-            )
+            outcome = Outcome(Ending.LOST, f"it could not be handed over ({type(error).__name__}: {error})")
+            for one in (attempt, *attempt.followers):
+                self._report(one, outcome)
             return
-        if attempt.task.stopping:
-            self._backend.stop(attempt, force=False)
+        for one in (attempt, *attempt.followers):
+            if one.task.stopping:
+                self._backend.stop(one, force=False)
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
         """Take what came of an attempt; the engine calls this from its own threads."""
@@ -348,14 +391,19 @@ class Dispatcher:
         with self.lock:
             if self._under_way.pop(attempt.key, None) is None:
                 return
-            usage = self._usage
-            usage.give(task.need, task.estimate)
+            share: Share = attempt.share
+            share.left -= 1
+            if not share.left:
+                self._usage.give(share.need, share.estimate)
             task.attempt = None
             task.reports = outcome.reports or task.reports
             if outcome.seconds is not None:
                 self._durations.note(task.function, outcome.seconds)
             if task.state.finished:
                 pass
+            elif outcome.ending is Ending.RETURNED:
+                task.attempts -= 1
+                self._enqueue(task)
             elif outcome.ending is Ending.ERROR and task.retry_exceptions and task.attempts <= task.retries:
                 # Which exception it is takes unpickling, which is not for the engine's thread.
                 self._inbox.append((task, outcome))
@@ -418,7 +466,10 @@ class Dispatcher:
                 if attempt is not None:
                     force.append(attempt)
             while len(self._waiting) and (task := self._waiting.pop(self._fits, now)) is not None:
-                begun.append(self._begin(task))
+                share = self._take(task)
+                begun.append(self._begin(task, share))
+                if self._bundles:
+                    begun[-1].followers = self._followers(task, share)
         for attempt in force:
             logger.warning("attempt=%s event=force_stop", attempt.key)
             self._backend.stop(attempt, force=True)

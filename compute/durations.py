@@ -44,4 +44,8 @@ class Durations:
 
     def estimate(self, function: Any, need: Resources) -> float:
         """Return the seconds of CPU that a task of this function is expected to take."""
-        return max(self._mean.get(function, UNKNOWN), _LEAST) * max(need.cpu, 0.1)
+        return self.seconds(function) * max(need.cpu, 0.1)
+
+    def seconds(self, function: Any) -> float:
+        """Return the seconds that a task of this function is expected to run."""
+        return max(self._mean.get(function, UNKNOWN), _LEAST)

@@ -16,6 +16,7 @@ from compute.backend import Backend, Ending
 from compute.config import Config, load_config
 from compute.dispatcher import Dispatcher
 from compute.errors import InvalidField, ResourcesUnavailable, ResultTimeout
+from compute.lineage import Family, current
 from compute.metrics import Metrics
 from compute.resources import DEFAULT, Limits, Resources, parse_resources
 from compute.states import TaskState
@@ -307,6 +308,7 @@ class ComputeManager:
         """Cancel a task: it ends as ``CANCELLED``, and its worker is free soon after.
 
         A running function is interrupted (``KeyboardInterrupt`` on Ray), and its process ended if that does not help.
+        What it submitted itself is cancelled with it.
 
         Returns
         -------
@@ -390,6 +392,11 @@ class ComputeManager:
                 if task is not None and task.state.finished:
                     self._table.forget(task)
 
+    def cancel_family(self, family: Family) -> None:
+        """Cancel what an attempt that runs in this process submitted here and has not ended."""
+        if not self._closed:
+            self._dispatcher.cancel_family(family)
+
     @property
     def closed(self) -> bool:
         """Whether it was shut down, or what it was connected to is gone."""
@@ -449,6 +456,9 @@ class ComputeManager:
             name = TaskId(task_id or self._table.new_id())
             now, tick = time.time(), time.monotonic()
             task = Task(name, label, kind, need, priority, limit, tries, repeat, payload, now, tick)
+            task.family = current()
+            if task.family is not None:
+                task.family.join(self)
             self._dispatcher.add(task, dependencies)
             return name
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from compute.backend import Attempt, Outcome
+from compute.lineage import Family
 from compute.progress import Progress
 from compute.resources import Resources
 from compute.states import TaskState
@@ -119,6 +120,8 @@ class Task:
     """The task that had to succeed for this one, and did not."""
     dependents: list[Task] = field(default_factory=list, repr=False)
     """Tasks that wait for this one's result."""
+    family: Family | None = None
+    """Of the attempt, in this process, that submitted it."""
     latches: tuple[tuple[Watcher, bool], ...] = ()
     """Who waits, and whether one failure is enough for them."""
     fetched: bool = False

@@ -89,14 +89,37 @@ class WaitingQueue(Generic[T]):
                     return None
         return None
 
+    def pop_like(self, task: T, suits: Callable[[T], bool]) -> T | None:
+        """Take out the next task that needs the same as another one, if it suits."""
+        heap = self._clean(task.need)
+        if not heap or not suits(heap[0][2]):
+            return None
+        self._size -= 1
+        return heapq.heappop(heap)[2]
+
     def _live(self) -> Iterator[list[tuple[float, int, T]]]:
-        for need, heap in list(self._heaps.items()):
-            while heap and id(heap[0][2]) in self._gone:
-                self._gone.remove(id(heapq.heappop(heap)[2]))
-            if heap:
-                yield heap
-            else:
-                del self._heaps[need]
+        return (heap for need in list(self._heaps) if (heap := self._clean(need)))
+
+    def _clean(self, need: Resources) -> list[tuple[float, int, T]]:
+        """Return the heap of a need, its head a task that is there; an empty one is let go."""
+        heap = self._heaps.get(need, [])
+        while heap and id(heap[0][2]) in self._gone:
+            self._gone.remove(id(heapq.heappop(heap)[2]))
+        if not heap:
+            self._heaps.pop(need, None)
+        return heap
+
+
+class Share:
+    """What is taken once by tasks that run one after the other; by one, as a rule."""
+
+    __slots__ = ("estimate", "left", "need")
+
+    def __init__(self, need: Resources, estimate: float) -> None:
+        self.need = need
+        self.estimate = estimate
+        self.left = 0
+        """How many of them have not ended."""
 
 
 class Usage:

@@ -18,6 +18,7 @@ WORDS = {
     "stops_running_tasks": "a running task can be cancelled, and is ended when it outlives its timeout",
     "holds_results": "large results stay with the engine until they are asked for",
     "queues": "short tasks are handed over ahead of need",
+    "bundles": "short tasks travel together",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import distributed
 
-from dask_bridge.worker import MARK, interrupt
+from dask_bridge import bundle, journal, worker
 
 
 class RunOnce(distributed.SchedulerPlugin):
@@ -28,7 +28,7 @@ class RunOnce(distributed.SchedulerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Mark an attempt that goes to a worker."""
-        if finish == "processing" and isinstance(key, str) and key.startswith(MARK):
+        if finish == "processing" and isinstance(key, str) and key.startswith(worker.MARK):
             self._scheduler.tasks[key].has_lost_dependencies = True
 
 
@@ -38,8 +38,13 @@ class StopUnwanted(distributed.WorkerPlugin):
     name = "compute-stop-unwanted"
     idempotent = True
 
+    def teardown(self, worker: distributed.Worker) -> None:  # noqa: ARG002
+        """Leave nothing behind."""
+        journal.forget()
+
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:  # noqa: ARG002
         """Look for attempts that the scheduler took back while they were running."""
         running = start in ("executing", "long-running")
-        if running and finish == "released" and isinstance(key, str) and key.startswith(MARK):
-            interrupt(key)
+        mine = isinstance(key, str) and key.startswith(worker.MARK)
+        if running and finish == "released" and mine and not bundle.interrupt(key):
+            worker.interrupt(key)

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compute.attempt import Overdue, run
@@ -81,21 +81,27 @@ def attempt(topic: str, key: str, timeout: float | None, body: bytes, buffered: 
     from distributed import get_worker
 
     worker = get_worker()
-    started_at = time.time()
-    worker.log_event(topic, {"key": key, "started_at": started_at, "worker": worker.address})
+    worker.log_event(topic, {"key": key, "started_at": time.time(), "worker": worker.address})
+    reply = run_one(worker, topic, key, timeout, body, buffered, lifted)
+    large = reply.code == 0 and len(reply.body) + sum(map(len, reply.buffers)) >= HELD
+    return Held(*reply) if large else reply
+
+
+def run_one(
+    worker: Worker, topic: str, key: str, timeout: float | None, body: bytes, buffered: bool, lifted: Sequence[Any]
+) -> Reply:
+    """Run a call in this thread so that it can be interrupted."""
     current = _running[key] = _Run()
     try:
         if key in _unwanted:
-            return Reply(INTERRUPTED, started_at, 0.0, b"")
+            return Reply(INTERRUPTED, time.time(), 0.0, b"")
         guard = functools.partial(_guard, current, timeout, worker.nanny is not None)
         reply = run(body, lifted, (), buffered, plain_pickler(), functools.partial(_tell, worker, topic, key), guard)
     finally:
         del _running[key]
         _unwanted.discard(key)
     # Bytes, which Dask moves as they are; views of memory it would not know.
-    reply = reply._replace(buffers=[buffer.raw().tobytes() for buffer in reply.buffers])
-    large = reply.code == 0 and len(reply.body) + sum(map(len, reply.buffers)) >= HELD
-    return Held(*reply) if large else reply
+    return reply._replace(buffers=[buffer.raw().tobytes() for buffer in reply.buffers])
 
 
 def _tell(worker: Worker, topic: str, key: str, reports: bytes) -> None:
@@ -135,6 +141,11 @@ def interrupt(key: str) -> None:
         _unwanted.add(key)
     else:
         current.interrupt(KeyboardInterrupt)
+
+
+def forget(keys: Iterable[str]) -> None:
+    """Let go of what was said of attempts that have had their turn, or will have it elsewhere."""
+    _unwanted.difference_update(keys)
 
 
 def end_process(dask_worker: Nanny) -> None:

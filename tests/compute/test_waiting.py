@@ -92,6 +92,16 @@ class Queueing(RuleBasedStateMachine):
             self.waiting.remove(item)
             self.running.append(item)
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), suits=st.booleans())
+    def send_along(self, data: st.DataObject, suits: bool) -> None:
+        like = data.draw(st.sampled_from(self.running))
+        item = self.queue.pop_like(like, lambda _: suits)
+        alike = [one for one in sorted(self.waiting, key=self.rank) if one.need == like.need]
+        assert item is (alike[0] if suits and alike else None)
+        if item is not None:
+            self.waiting.remove(item)
+
     @invariant()
     def all_there(self) -> None:
         assert len(self.queue) == len(self.waiting)

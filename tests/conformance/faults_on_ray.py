@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -131,6 +132,44 @@ def a_cancelled_task_takes_those_it_submitted_with_it(
     assert not outlived.exists()
 
 
+DRIVER = """
+import sys, time
+from pathlib import Path
+import ray
+from compute import ComputeManager, load_config
+from compute.ray_backend import RayBackend
+from tests.conformance import work
+
+def note_and_nap(path):
+    work.note(path)
+    work.nap(60)
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+manager = ComputeManager(RayBackend(), load_config())
+for number in range(6):
+    manager.submit_task(note_and_nap, Path(sys.argv[2]) / str(number))
+print("submitted", flush=True)
+time.sleep(600)
+"""
+
+
+def the_work_of_a_driver_that_is_gone_ends(cluster: Cluster, manager: ComputeManager, directory: Path) -> None:
+    """What it had running is stopped, and what it had waiting never runs."""
+    command = [sys.executable, "-c", DRIVER, cluster.address, str(directory)]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"submitted\n"
+        work.wait_for(directory / "0", 60)
+        work.wait_for(directory / "1", 60)
+    finally:
+        driver.kill()
+        driver.communicate()
+    # Both CPUs are free again, although each had a minute to go.
+    manager.gather_results([manager.submit_task(work.nap, 0.3) for _ in range(4)], timeout=40)
+    assert not any((directory / str(number)).exists() for number in range(2, 6))
+
+
 def until_placeable(manager: ComputeManager, asked: dict[str, int]) -> None:
     end = time.monotonic() + 30
     while (manager.backend.capacity().total.memory or 0) < asked["memory"] or len(manager.backend.capacity().nodes) < 2:
@@ -159,6 +198,7 @@ FAULTS: dict[str, Any] = {
         one_in_twenty_of_many_tasks_crashes_its_process,
         a_task_prints_a_gigabyte,
         a_cancelled_task_takes_those_it_submitted_with_it,
+        the_work_of_a_driver_that_is_gone_ends,
     )
 }
 

@@ -476,6 +476,37 @@ def test_many_threads_submit_at_once(manager: ComputeManager) -> None:
     assert not wrong
 
 
+def quick_or_not(go: Path | None, number: int) -> int:
+    if go is not None:
+        work.wait_for(go)
+    return number
+
+
+def test_a_quick_function_that_is_slow_once_holds_nobody_up(manager: ComputeManager, tmp_path: Path) -> None:
+    """Calls known to be short may be handed over together; one that is not keeps no result back, and no worker."""
+    manager.gather_results([manager.submit_task(quick_or_not, None, n) for n in range(20)], timeout=60)
+    task_ids = [manager.submit_task(quick_or_not, tmp_path / "go" if n == 30 else None, n) for n in range(100)]
+    others = task_ids[:30] + task_ids[31:]
+    assert manager.gather_results(others, timeout=10) == [*range(30), *range(31, 100)]
+    assert manager.get_task_status(task_ids[30]).state is TaskState.RUNNING
+    (tmp_path / "go").touch()
+    assert manager.get_result(task_ids[30], timeout=20) == 30
+    assert {manager.get_task_status(task_id).attempts for task_id in task_ids} == {1}
+
+
+def test_short_tasks_are_cancelled_one_by_one(manager: ComputeManager, tmp_path: Path) -> None:
+    manager.gather_results([manager.submit_task(quick_or_not, None, n) for n in range(20)], timeout=60)
+    slots = int(manager.resources()["total"]["cpu"])
+    blockers = [manager.submit_task(quick_or_not, tmp_path / "go", n) for n in range(slots)]
+    task_ids = [manager.submit_task(work.note, tmp_path / str(n)) for n in range(60)]
+    cancelled = task_ids[::2]
+    for task_id in cancelled:
+        assert manager.cancel_task(task_id)
+    (tmp_path / "go").touch()
+    manager.gather_results([*blockers, *task_ids[1::2]], timeout=30)
+    assert [work.count(tmp_path / str(n)) for n in range(60)] == [n % 2 for n in range(60)]
+
+
 # Bookkeeping
 
 

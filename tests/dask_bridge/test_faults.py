@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from compute import ComputeManager, TaskState, load_config
+from compute import ComputeManager, TaskState, get_compute_manager, load_config
+from compute.config import ComputeSection
 from compute.errors import NotSerializable, TaskCancelled, TaskTimeout, WorkerLost
+from dask_bridge import journal
 from dask_bridge.backend import connect
 from tests.conformance import work
 from tests.dask_servers import DaskServers
@@ -153,6 +154,33 @@ def test_the_work_of_a_driver_that_is_gone_ends(shared_servers: DaskServers, tmp
         assert not any((tmp_path / str(number)).exists() for number in range(2, 6))
 
 
+def nap_and_tell(folder: Path) -> None:
+    (folder / "begun").touch()
+    try:
+        work.nap(60)
+    except KeyboardInterrupt:
+        (folder / "interrupted").touch()
+        raise
+
+
+def submit_and_wait(address: str, folder: Path) -> None:
+    section = ComputeSection(backend="dask", dask_address=address)
+    inner = get_compute_manager(config=load_config().model_copy(update={"compute": section}))
+    (folder / "parent").write_text(str(os.getpid()))
+    inner.get_result(inner.submit_task(nap_and_tell, folder))
+
+
+def test_a_cancelled_task_takes_those_it_submitted_with_it(shared_servers: DaskServers, tmp_path: Path) -> None:
+    with manager_on(shared_servers) as manager:
+        task_id = manager.submit_task(submit_and_wait, shared_servers.address, tmp_path)
+        work.wait_for(tmp_path / "begun", 60)
+        manager.cancel_task(task_id)
+        work.wait_for(tmp_path / "interrupted", 10)
+        # Interrupted both, and no process ended for that.
+        assert manager.gather_results([manager.submit_task(work.nap, 0.1) for _ in range(4)], timeout=30)
+        assert psutil.pid_exists(int((tmp_path / "parent").read_text()))
+
+
 def test_the_scheduler_is_restarted(own_servers: DaskServers, tmp_path: Path) -> None:
     with manager_on(own_servers) as manager:
         task_ids = [manager.submit_task(note_and_sleep, tmp_path / str(n), 1.0) for n in range(6)]
@@ -173,23 +201,42 @@ def test_the_scheduler_is_restarted(own_servers: DaskServers, tmp_path: Path) ->
         assert manager.get_task_status(again).attempts == 2
 
 
+MANY = int(os.environ.get("DASK_CRASHES_AMONG", "10000"))
+
+
 def crash_some(folder: Path, number: int) -> int:
     if number % 20 == 0 and work.note(folder / str(number)) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_of_many_tasks_one_in_twenty_crashes_its_process(own_servers: DaskServers, tmp_path: Path) -> None:
-    count = 2_000
     with manager_on(own_servers) as manager:
         (tmp_path / "runs").mkdir()
-        task_ids = [manager.submit_task(crash_some, tmp_path / "runs", n, retries=20) for n in range(count)]
-        assert manager.gather_results(task_ids, timeout=1100) == list(range(count))
-        attempts = Counter(manager.get_task_status(task_id).attempts for task_id in task_ids)
-        assert sum(times for tries, times in attempts.items() if tries > 1) >= count // 20
-        for number in range(0, count, 20):
-            assert len(runs(tmp_path / "runs" / str(number))) <= manager.get_task_status(task_ids[number]).attempts
+        task_ids = [manager.submit_task(crash_some, tmp_path / "runs", n) for n in range(MANY)]
+        assert manager.gather_results(task_ids, timeout=2900) == list(range(MANY))
+        attempts = [manager.get_task_status(task_id).attempts for task_id in task_ids]
+        for number in range(0, MANY, 20):
+            assert 2 == len(runs(tmp_path / "runs" / str(number))) <= attempts[number]
+        # Short tasks travel together; of those that do not crash, hardly any pays for its neighbour.
+        assert sum(tries > 1 for tries in attempts) <= 1.1 * MANY / 20
+
+
+def test_short_tasks_that_had_not_begun_when_their_worker_died_lose_nothing(
+    own_servers: DaskServers, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    with manager_on(own_servers) as manager:
+        # So it is known to be short.
+        first = manager.submit_task(crash_some, tmp_path / "runs", 1)
+        manager.get_result(first)
+        numbers = [7, 20, *range(21, 40)]
+        task_ids = [manager.submit_task(crash_some, tmp_path / "runs", n, retries=1) for n in numbers]
+        assert manager.gather_results(task_ids, timeout=90) == numbers
+        attempts = {n: manager.get_task_status(it).attempts for n, it in zip(numbers, task_ids, strict=True)}
+        assert attempts == {n: 2 if n == 20 else 1 for n in numbers}
+        assert len(list(own_servers.folder.rglob("*.notes"))) <= 2 * journal.KEPT
 
 
 def test_what_cannot_be_brought_back(shared_servers: DaskServers) -> None:
@@ -207,12 +254,13 @@ def print_much(lines: int) -> int:
     return lines
 
 
-def test_a_task_that_prints_a_lot(own_servers: DaskServers) -> None:
+@pytest.mark.timeout(600)
+def test_a_task_that_prints_a_gigabyte(own_servers: DaskServers) -> None:
     with manager_on(own_servers) as manager:
         before = psutil.Process().memory_info().rss
-        assert manager.get_result(manager.submit_task(print_much, 200_000), timeout=120) == 200_000
+        assert manager.get_result(manager.submit_task(print_much, 1_000_000), timeout=500) == 1_000_000
         assert psutil.Process().memory_info().rss - before < 100 * 2**20
-    assert (own_servers.folder / "log").stat().st_size > 200_000_000
+    assert (own_servers.folder / "log").stat().st_size > 1_000_000_000
 
 
 def test_a_task_that_ignores_everything(shared_servers: DaskServers) -> None:
