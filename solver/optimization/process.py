@@ -31,7 +31,8 @@ _STARTING = 60.0
 """Seconds in which its process has to be up, however busy the machine is."""
 _EXPLAINING = 12.0
 _LOG_BYTES = 64 * 1024
-_LOOK = 0.2
+_LOOK = 0.05
+_TELL = 0.2
 
 
 class Run(NamedTuple):
@@ -52,6 +53,7 @@ def run_job(
     *,
     progress: Callable[[float, Incumbent | None], None] | None = None,
     stopped: Callable[[], bool] | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> Run:
     """Solve a job in a process of its own, and wait for it.
 
@@ -63,6 +65,8 @@ def run_job(
         Told a few times a second of the seconds that have passed, and of the best solution so far.
     stopped : callable
         Asked as often whether to stop; the solution found so far is kept.
+    ready : callable
+        Told when its process is up, which may take its time on a busy machine.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def run_job(
             theirs.close()
             line = Connection(ours.detach())
         try:
-            return _Watch(job, child, line, log).run(progress or _ignore, stopped or _never)
+            return _Watch(job, child, line, log, ready or _nothing).run(progress or _ignore, stopped or _never)
         finally:
             # Also when the wait was interrupted: nothing is left behind.
             child.kill()
@@ -92,8 +96,11 @@ def run_job(
 
 
 class _Watch:
-    def __init__(self, job: Job, child: subprocess.Popen[bytes], line: Connection, log: IO[bytes]) -> None:
+    def __init__(
+        self, job: Job, child: subprocess.Popen[bytes], line: Connection, log: IO[bytes], ready: Callable[[], None]
+    ) -> None:
         self._job, self._child, self._line, self._log = job, child, line, log
+        self._tell_ready = ready
         self._incumbents: list[Incumbent] = []
         self._outcome: Outcome | None = None
         self._conflict: Conflict | None = None
@@ -104,9 +111,12 @@ class _Watch:
 
     def run(self, progress: Callable[[float, Incumbent | None], None], stopped: Callable[[], bool]) -> Run:
         self._line.send(self._job)
+        told = -_TELL
         while self._receive():
             now = time.monotonic()
-            progress(now - self._started, self._incumbents[-1] if self._incumbents else None)
+            if now >= told + _TELL:
+                progress(now - self._started, self._incumbents[-1] if self._incumbents else None)
+                told = now
             if self._asked is None and self._outcome is None and (now >= self._soft() or stopped()):
                 self._asked = now
                 with suppress(OSError):  # it has ended: what it said is read next
@@ -148,6 +158,7 @@ class _Watch:
                 self._incumbents[-1 - kept] = self._incumbents[-1 - kept]._replace(x=np.empty(0))
         elif message[0] == "ready":
             self._ready = time.monotonic()
+            self._tell_ready()
         elif message[0] == "solved":
             self._outcome, self._version = message[1], message[2]
             return message[1].reason == "INFEASIBLE" and self._job.explain
@@ -189,6 +200,10 @@ class _Watch:
 
 def _ignore(seconds: float, best: Incumbent | None) -> None:
     """Tell nobody."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _never() -> bool:

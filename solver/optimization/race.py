@@ -7,6 +7,7 @@ leave their best solution.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from solver.optimization.model import Model
 from solver.optimization.process import Run, run_job
 
 ALONE = 3.0
-"""Seconds for which the first engine runs alone."""
+"""Seconds for which the first engine runs alone, from when its process is up."""
 _LEAST_SECONDS = 0.5
 _LOOK = 0.05
 
@@ -76,6 +77,7 @@ class _Race:
         self._found: list[Found] = []
         self._best: Incumbent | None = None
         self._started = time.monotonic()
+        self._begun = math.inf
 
     def run(self) -> list[Found]:
         lanes = min(self._options.threads, len(self._waiting))
@@ -90,8 +92,8 @@ class _Race:
 
     def _lane(self, *, first: bool) -> None:
         """Run one engine after another while there are some, and none has settled it."""
-        while not first and time.monotonic() < self._started + ALONE and not self._resisted.is_set():
-            if self._over.wait(_LOOK):
+        while not first and time.monotonic() < self._begun + ALONE and not self._resisted.is_set():
+            if self._over.wait(_LOOK) or not self._waiting:
                 return
         while not self._over.is_set():
             left = self._started + self._options.time_limit - time.monotonic()
@@ -101,7 +103,7 @@ class _Race:
                 engine = self._waiting.popleft()
             options = self._options._replace(time_limit=max(left, _LEAST_SECONDS), threads=1)
             job = Job(self._program, engine, options, self._memory)
-            run = run_job(job, progress=self._tell, stopped=self._over.is_set)
+            run = run_job(job, progress=self._tell, stopped=self._over.is_set, ready=self._begin)
             solution = judge(self._program, run, self._options)
             with self._lock:
                 self._found.append((engine, run, solution))
@@ -109,6 +111,9 @@ class _Race:
                 self._over.set()
             elif solution.reason in UNSETTLED:
                 self._resisted.set()
+
+    def _begin(self) -> None:
+        self._begun = min(self._begun, time.monotonic())
 
     def _tell(self, _: float, best: Incumbent | None) -> None:
         with self._lock:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+from solver.optimization.blocks import blocks, solve_blocks
 from solver.optimization.check import is_convex
 from solver.optimization.engine import Options
 from solver.optimization.here import run_here
@@ -74,7 +76,12 @@ def solve_program(
     """
     least = minimised(program)
     order = engines or _order(least)
-    if here and isinstance(least, Program):
+    found: list[Found] = []
+    if isinstance(least, Program) and least.integer.any() and not here and len(parts := blocks(least)) > 1:
+        found = solve_blocks(least, parts, options, partial(_part_of, engines, memory))
+    if found:
+        pass  # each part has its answer
+    elif here and isinstance(least, Program):
         found = _in_turn(least, options, order, memory, progress, here=True)
     elif isinstance(least, NonlinearProgram):
         found = solve_nonlinear(least, options, order, memory, progress)
@@ -89,6 +96,10 @@ def solve_program(
     ]
     engine, _, best = min(found, key=lambda one: _rank(one[2]))
     return _turned(best._replace(attempts=attempts, engine=engine), program)
+
+
+def _part_of(engines: Sequence[str] | None, memory: int | None, program: Program, options: Options) -> Solution:
+    return solve_program(program, options, engines=engines, memory=memory)
 
 
 def _unrefuted(found: list[Found]) -> list[Found]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -260,6 +261,32 @@ def test_engines_agree_on_linear_programs_and_their_duals_prove_it(program: Prog
         assert np.abs(found.duals * np.where(np.isfinite(slack), slack, 0)).max(initial=0) < 1e-4
         values.append(program.objective(found.x))
     assert values[0] == pytest.approx(values[1], rel=1e-6, abs=1e-5)
+
+
+# Parts
+
+
+def test_parts_that_share_no_constraint_are_solved_apart() -> None:
+    random = np.random.default_rng(3)
+    weights = random.integers(5, 40, 30).astype(float)
+    program = make_program(
+        linear=random.integers(5, 40, 30).astype(float), lower=np.zeros(30), upper=np.ones(30),
+        integer=np.arange(30) % 15 != 14, rows=np.repeat([0, 1], 15), columns=random.permutation(30), values=weights,
+        row_lower=np.full(2, -np.inf), row_upper=np.full(2, 90.0), maximize=True, offset=7.0,
+    )  # fmt: skip
+    solution = solve_program(program, Options(time_limit=60, threads=2, relative_gap=0.0))
+    whole = scip.solve(minimised(program), Options(time_limit=60, relative_gap=0.0), Events(ignore))
+    assert solution.reason == "OPTIMAL"
+    assert "2 parts that share no constraint" in solution.attempts[0].detail
+    assert whole.bound is not None
+    assert solution.check is not None
+    assert solution.check.objective == pytest.approx(-whole.bound)
+    assert solution.bound == pytest.approx(-whole.bound)
+    impossible = dataclasses.replace(program, row_lower=np.array([0.0, 1e6]), row_upper=np.array([90.0, 2e6]))
+    solution = solve_program(impossible, Options(time_limit=60))
+    assert solution.reason == "INFEASIBLE"
+    assert solution.run.conflict is not None
+    assert solution.run.conflict.constraints.tolist() == [1]
 
 
 # A process of its own
