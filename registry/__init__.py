@@ -7,7 +7,7 @@ from registry.changes import Change, ChangePage
 from registry.client import ModelRegistry, get_model_registry
 from registry.collection import CollectionReport
 from registry.custom_formats import CustomFormat
-from registry.encoding import encode, encode_columns
+from registry.encoding import encode, encode_columns, read_texts
 from registry.entry import Event
 from registry.file_store import FileStore
 from registry.journal import Journal
@@ -23,11 +23,13 @@ from registry.store import ObjectStore, StoredObject
 from registry.task_client import TaskRegistry, get_task_registry
 from registry.task_record import TaskRecord
 from registry.task_work import TaskContext
+from registry.traffic import SHADOW, Traffic, TrafficPlan, latency_bucket, pick_arm
 from registry.webhook_client import WebhookRegistry, get_webhooks
 from registry.webhooks import Webhook
 
 __all__ = [
     "CHANGE_KINDS",
+    "SHADOW",
     "Artifact",
     "ArtifactStore",
     "AsyncModelRegistry",
@@ -53,6 +55,8 @@ __all__ = [
     "TaskContext",
     "TaskRecord",
     "TaskRegistry",
+    "Traffic",
+    "TrafficPlan",
     "Webhook",
     "WebhookRegistry",
     "capture_signature",
@@ -62,5 +66,8 @@ __all__ = [
     "get_model_registry",
     "get_task_registry",
     "get_webhooks",
+    "latency_bucket",
     "open_store",
+    "pick_arm",
+    "read_texts",
 ]

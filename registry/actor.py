@@ -29,6 +29,8 @@ from registry.maintenance import Maintenance
 from registry.models import Draft
 from registry.records import DeletedModel, ModelRecord
 from registry.search import SearchPage
+from registry.traffic import Traffic, TrafficPlan
+from registry.traffic_results import Report
 from registry.webhook_service import WebhookService
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ NAMESPACE = "registry"
 _RECORDS = TypeAdapter(list[ModelRecord])
 _CHANGES = TypeAdapter(list[Change])
 _DELETED = TypeAdapter(list[DeletedModel])
+_TRAFFIC = TypeAdapter(dict[str, Traffic])
 _THREADS = 64
 """Calls at once: those that write wait together for one entry of the journal."""
 _WAITING = {"changes": 32, "webhooks": 8}
@@ -109,6 +112,26 @@ class ModelActor:
         """Point an alias to a version."""
         record = self._catalog.set_alias(name, alias, version, change, revision=revision)
         return None if record is None else _pack(record)
+
+    def set_traffic(
+        self, name: str, plan: bytes | None, change: str, *, revision: int | None, reason: str | None
+    ) -> bytes:
+        """Share the requests to a name out anew."""
+        wanted = None if plan is None else TrafficPlan.model_validate_json(plan)
+        traffic = self._catalog.set_traffic(name, wanted, change, revision=revision, reason=reason)
+        return traffic.model_dump_json().encode()
+
+    def traffic(self) -> bytes:
+        """Return how the requests to names are shared out."""
+        return _TRAFFIC.dump_json(self._catalog.traffic())
+
+    def traffic_results(self, name: str) -> dict[str, Any]:
+        """Return what the arms of a name did."""
+        return self._catalog.traffic_results(name)
+
+    def report_traffic(self, name: str, revision: int, arms: Report) -> None:
+        """Take what the arms of a name did."""
+        self._catalog.report_traffic(name, revision, arms)
 
     def get(self, model_id: str) -> bytes:
         """Return a record by its id."""
@@ -187,6 +210,27 @@ class RemoteCatalog:
         """Point an alias to a version."""
         record: bytes | None = self.call("set_alias", name, alias, version, change, revision=revision)
         return None if record is None else _unpack(record)
+
+    def set_traffic(
+        self, name: str, plan: TrafficPlan | None, change: str, *, revision: int | None, reason: str | None
+    ) -> Traffic:
+        """Share the requests to a name out anew."""
+        data = None if plan is None else plan.model_dump_json().encode()
+        found: bytes = self.call("set_traffic", name, data, change, revision=revision, reason=reason)
+        return Traffic.model_validate_json(found)
+
+    def traffic(self) -> dict[str, Traffic]:
+        """Return how the requests to names are shared out."""
+        return _TRAFFIC.validate_json(self.call("traffic"))
+
+    def traffic_results(self, name: str) -> dict[str, Any]:
+        """Return what the arms of a name did."""
+        found: dict[str, Any] = self.call("traffic_results", name)
+        return found
+
+    def report_traffic(self, name: str, revision: int, arms: Report) -> None:
+        """Take what the arms of a name did."""
+        self.call("report_traffic", name, revision, arms)
 
     def get(self, model_id: str) -> ModelRecord:
         """Return a record by its id."""

@@ -81,6 +81,10 @@ class AsyncModelRegistry:
     list_deleted = _coroutine(ModelRegistry.list_deleted)
     collect = _coroutine(ModelRegistry.collect)
     set_alias = _coroutine(ModelRegistry.set_alias)
+    set_traffic = _coroutine(ModelRegistry.set_traffic)
+    traffic = _coroutine(ModelRegistry.traffic)
+    traffic_results = _coroutine(ModelRegistry.traffic_results)
+    report_traffic = _coroutine(ModelRegistry.report_traffic)
     changes = _coroutine(ModelRegistry.changes, "registry-changes")  # those that wait keep nobody else waiting
 
 

@@ -5,6 +5,7 @@ Synchronous and free of Ray. The actor is a thin shell over it, and without Ray 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -19,6 +20,8 @@ from registry.records import DeletedModel, ModelRecord
 from registry.search import SearchPage, listing, search
 from registry.storage import open_store
 from registry.store import ObjectStore
+from registry.traffic import Traffic, TrafficPlan
+from registry.traffic_results import Report, TrafficResults
 
 PREFIX = "models"
 
@@ -50,6 +53,13 @@ class ModelCatalog:
         self.keep_deleted = keep_deleted
         self.journal: Journal[ModelTable] = Journal(
             store, PREFIX, ModelTable, snapshot_every=snapshot_every, read_staleness=read_staleness
+        )
+
+        self._results = TrafficResults(
+            lambda name: self.journal.read(lambda table: table.traffic.get(name)),
+            lambda name, plan, *, revision, reason: self.set_traffic(
+                name, plan, uuid.uuid4().hex, revision=revision, reason=reason
+            ),
         )
 
     @classmethod
@@ -100,6 +110,37 @@ class ModelCatalog:
         return self.journal.execute(
             lambda table: commands.set_alias(table, name, alias, version, change, revision=revision)
         )
+
+    def set_traffic(
+        self, name: str, plan: TrafficPlan | None, change: str, *, revision: int | None, reason: str | None
+    ) -> Traffic:
+        """See `ModelRegistry.set_traffic`."""
+        return self.journal.execute(
+            lambda table: commands.set_traffic(table, name, plan, change, revision=revision, reason=reason)
+        )
+
+    def traffic(self) -> dict[str, Traffic]:
+        """See `ModelRegistry.traffic`."""
+        return self.journal.read(
+            lambda table: {name: traffic for name, traffic in table.traffic.items() if traffic.plan is not None}
+        )
+
+    def traffic_results(self, name: str) -> dict[str, Any]:
+        """See `ModelRegistry.traffic_results`."""
+
+        def query(table: ModelTable) -> Traffic | None:
+            table.resolve(name)  # which says so when there is none of this name
+            return table.traffic.get(name)
+
+        traffic = self.journal.read(query)
+        if traffic is None:
+            return {"name": name, "plan": None, "revision": 0, "changed_at": None, "reason": None, "results": None}
+        results = self._results.of(traffic) if traffic.plan is not None else None
+        return {**traffic.model_dump(mode="json"), "results": results}
+
+    def report_traffic(self, name: str, revision: int, arms: Report) -> None:
+        """See `ModelRegistry.report_traffic`."""
+        self._results.report(name, revision, arms)
 
     def changes(self, after: str | None = None, limit: int = 100, wait: float = 0.0) -> ChangePage:
         """See `ModelRegistry.changes`."""

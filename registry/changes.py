@@ -27,6 +27,7 @@ Kind = Literal[
     "model.deleted",
     "model.restored",
     "model.purged",
+    "model.traffic_changed",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 START = "1.0"
@@ -174,5 +175,9 @@ def _facts(event: Event) -> Iterator[dict[str, Any]]:
     elif kind == "aliased":
         changed = {"alias": event["alias"], "version": event["version"], "previous": event.get("previous")}
         yield {**about, "kind": "model.aliased", "changed": changed}
+    elif kind == "traffic":
+        traffic = event["traffic"]
+        changed = {field: traffic[field] for field in ("plan", "revision", "reason")}
+        yield {**about, "kind": "model.traffic_changed", "changed": changed}
     elif f"model.{kind}" in KINDS:
         yield {**about, "kind": f"model.{kind}"}

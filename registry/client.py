@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
-from compute.errors import ArtifactCondemned, DataNotFound
+from compute.errors import ArtifactCondemned, DataNotFound, InvalidField
 from registry.actor import RemoteCatalog
 from registry.admission import check_fields, check_width, find_signature, try_example
 from registry.artifacts import ArtifactStore
@@ -32,6 +32,8 @@ from registry.records import Artifact, DeletedModel, Format, ModelRecord
 from registry.search import SearchPage
 from registry.signature import Signature
 from registry.storage import open_store
+from registry.traffic import Rollback, Traffic, read_plan
+from registry.traffic_results import Report
 from registry.trial import Trial, examine, try_file
 
 if TYPE_CHECKING:
@@ -476,6 +478,91 @@ class ModelRegistry:
         """
         record = self._catalog.set_alias(name, alias, version, _change(), revision=revision)
         return None if record is None else _own(record)
+
+    def set_traffic(
+        self,
+        name: str,
+        arms: Mapping[str | int, float] | None,
+        *,
+        shadow: str | int | None = None,
+        shadow_fraction: float = 1.0,
+        sticky: str | None = None,
+        rollback: Rollback | Mapping[str, Any] | None = None,
+        revision: int | None = None,
+        reason: str | None = None,
+    ) -> Traffic:
+        """Share the requests to a name out among its versions; replicas follow within a second.
+
+        Requests that name a version, an alias or a model id are not concerned.
+
+        Parameters
+        ----------
+        name : str
+            Of a model.
+        arms : mapping or None
+            Weights of versions and aliases, ``{"champion": 90, 4: 10}``; None: what the name alone stands for answers
+            again.
+        shadow : str or int, optional
+            A version or alias that is asked as well: its answers are compared and counted, and never returned.
+        shadow_fraction : float
+            Share of the requests that it gets.
+        sticky : str, optional
+            A header, or parameter of a V2 request: requests with one value of it get one arm.
+        rollback : mapping, optional
+            ``{"to": "champion", "error_rate": 0.05, "latency": 0.2, "min_requests": 50, "window": 60}``: an arm with a
+            larger share of failures, or a longer 95th percentile of seconds, loses its share to ``to``.
+        revision : int, optional
+            Only if the traffic of the name is still at this revision; 0 when it had none.
+        reason : str, optional
+            Kept with the change.
+
+        Returns
+        -------
+        Traffic
+
+        Raises
+        ------
+        ModelNotFound
+            When a version or an alias is not there.
+        InvalidField
+            Naming what is wrong.
+        RevisionMismatch
+            When someone was faster.
+        """
+        if reason is not None and (not isinstance(reason, str) or len(reason) > 1000):
+            raise InvalidField("the reason is not a text of up to 1,000 characters", context={"field": "reason"})
+        plan = None
+        if arms is not None:
+            plan = read_plan(
+                {
+                    "arms": {str(target): weight for target, weight in arms.items()},
+                    "shadow": None if shadow is None else str(shadow),
+                    "shadow_fraction": shadow_fraction,
+                    "sticky": sticky,
+                    "rollback": rollback,
+                }
+            )
+        return self._catalog.set_traffic(name, plan, _change(), revision=revision, reason=reason)
+
+    def traffic(self) -> dict[str, Traffic]:
+        """Return how requests are shared out, of the names for which that was said."""
+        return self._catalog.traffic()
+
+    def traffic_results(self, name: str) -> dict[str, Any]:
+        """Return how the requests to a name are shared out, and what came of it since that was last changed.
+
+        Returns
+        -------
+        dict
+            ``plan``, ``revision``, ``changed_at``, ``reason``, and ``results``: of each of the ``arms`` and of the
+            ``shadow`` the ``requests``, ``errors`` and ``latency`` (quantiles in seconds); of a shadow also the
+            ``rows`` that were compared, how many ``disagreed``, and the mean absolute difference of numbers.
+        """
+        return self._catalog.traffic_results(name)
+
+    def report_traffic(self, name: str, revision: int, arms: Report) -> None:
+        """Count what the arms of a name did at a revision of its traffic; for whoever answers requests."""
+        self._catalog.report_traffic(name, revision, arms)
 
     def changes(self, after: str | None = None, limit: int = 100, wait: float = 0.0) -> ChangePage:
         """Return what happened to models after a position: registrations, updates, aliases, deletions.

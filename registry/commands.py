@@ -15,6 +15,7 @@ from registry.entry import Event
 from registry.limits import check_json, check_metrics, check_name, check_tags, merge
 from registry.models import Draft, ModelTable, Name
 from registry.records import ModelRecord, Status
+from registry.traffic import Traffic, TrafficPlan
 
 _CHANGEABLE = ("status", "metrics", "tags", "metadata")
 _FIXED = tuple(field for field in ModelRecord.model_fields if field not in _CHANGEABLE)
@@ -91,6 +92,8 @@ def delete(
             hint="Point the alias to another version first, or delete it with force.",
             context={"model_id": model_id, "aliases": list(record.aliases)},
         )
+    if not force:
+        _check_not_in_traffic(table, record.name, str(record.version), *record.aliases)
     return ({"kind": "deleted", **_named(record), "at": _now(), "change": change},), None
 
 
@@ -175,6 +178,8 @@ def set_alias(
         _check_revision(touched, revision)
     if current == version or touched is None:
         return (), target
+    if version is None:
+        _check_not_in_traffic(table, name, alias)
     now = datetime.now(UTC)
     event = {
         "kind": "aliased", **_named(touched), "alias": alias, "version": version, "previous": current,
@@ -184,6 +189,47 @@ def set_alias(
         aliases = tuple(sorted({*target.aliases, alias}))
         target = target.model_copy(update={"aliases": aliases, "updated_at": now, "revision": target.revision + 1})
     return (event,), target
+
+
+def set_traffic(
+    table: ModelTable, name: str, plan: TrafficPlan | None, change: str, *, revision: int | None, reason: str | None
+) -> tuple[Sequence[Event], Traffic]:
+    """Share the requests to a name out anew; None leaves them to what the name stands for."""
+    resolved = table.resolve(check_name(name))  # which says so when there is none of this name
+    current = table.traffic.get(name)
+    at = current.revision if current is not None else 0
+    if change in table.changes and current is not None:
+        return (), current
+    if revision is not None and revision != at:
+        raise RevisionMismatch(
+            f"the traffic of {name} is at revision {at}, not {revision!r:.100}",
+            hint="Read it again, and decide anew.",
+            context={"name": name, "revision": at},
+        )
+    if plan is not None:
+        records = {target: table.get_target(name, target) for target in sorted(plan.targets)}
+        resolved = records[max(plan.arms, key=lambda target: plan.arms[target])]
+    now = datetime.now(UTC)
+    traffic = Traffic(name=name, plan=plan, revision=at + 1, changed_at=now, reason=reason)
+    if current is None and plan is None:
+        return (), traffic
+    event = {
+        "kind": "traffic", **_named(resolved), "traffic": traffic.model_dump(mode="json"),
+        "at": now.isoformat(), "change": change,
+    }  # fmt: skip
+    return (event,), traffic
+
+
+def _check_not_in_traffic(table: ModelTable, name: str, *targets: str) -> None:
+    traffic = table.traffic.get(name)
+    plan = traffic.plan if traffic is not None else None
+    used = next((target for target in targets if plan is not None and target in plan.targets), None)
+    if used is not None:
+        raise Conflict(
+            f"the traffic of {name} goes to {used!r}",
+            hint="Change its traffic first; a model can also be deleted with force.",
+            context={"name": name, "target": used},
+        )
 
 
 def _named(record: ModelRecord) -> Event:

@@ -19,7 +19,7 @@ JOURNALS: dict[str, Callable[[], Any]] = {
     webhooks.PREFIX: WebhookTable,
 }
 """By prefix, what makes the empty state."""
-PREFIXES = (*(f"{prefix}/" for prefix in JOURNALS), "blobs/", "tokens/", "uploads/")
+PREFIXES = (*(f"{prefix}/" for prefix in JOURNALS), "blobs/", "tokens/", "uploads/", "predictions/")
 """What the keys of a store begin with."""
 
 

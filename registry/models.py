@@ -25,6 +25,7 @@ from registry.misses import no_model, no_version
 from registry.overlay import Overlay
 from registry.records import Artifact, Format, Metrics, ModelRecord
 from registry.signature import Signature
+from registry.traffic import Traffic
 
 CHAMPION = "champion"
 """The alias that a name alone stands for, when it is set."""
@@ -89,6 +90,8 @@ class ModelTable:
         self.registered = 0
         """How many ever were: what the newest has in `order`."""
         self.names: MutableMapping[str, Name] = {}
+        self.traffic: MutableMapping[str, Traffic] = {}
+        """By name; one without a plan was taken away, and keeps its revision."""
         self.versions: MutableMapping[tuple[str, int], str] = {}
         self.keys: MutableMapping[str, tuple[str, str]] = {}
         """Idempotency keys, with the model's id and the fingerprint of its draft."""
@@ -133,6 +136,12 @@ class ModelTable:
             return record
         raise no_version(self, name, version, reference)
 
+    def get_target(self, name: str, target: str) -> ModelRecord:
+        """Return the version that an arm of a name's traffic stands for now: a number, or an alias."""
+        if _VERSION.fullmatch(target):
+            return self.get_version(name, int(target), f"{name}:{target}")
+        return self.get_version(name, self.names.get(name, Name()).aliases.get(target), f"{name}@{target}")
+
     def active(self, name: str) -> ModelRecord | None:
         """Return the newest version that is active."""
         for number in range(self.names.get(name, Name()).newest, 0, -1):
@@ -157,6 +166,8 @@ class ModelTable:
             self._replace(event["model_id"], event["at"], changes)
         elif kind == "aliased":
             self._point(event["name"], event["alias"], event["version"], event["at"])
+        elif kind == "traffic":
+            self.traffic[event["name"]] = Traffic.model_validate(event["traffic"])
         elif kind == "deleted":
             self._remove(event["model_id"], event["at"])
         elif kind == "restored":
@@ -186,10 +197,13 @@ class ModelTable:
         """Return the table as JSON values."""
         records, deleted, order = dict(self.records), dict(self.deleted), dict(self.order)
         names, keys, changes = dict(self.names), dict(self.keys), dict(self.changes)
+        traffic = list(self.traffic.values())
         registered, generations = self.registered, dict(self.generations)
 
         def items() -> Iterator[Any]:
             yield {"registered": registered}
+            for plan in traffic:
+                yield {"traffic": plan.model_dump(mode="json")}
             signatures: dict[int | None, int | None] = {None: None}
             for name, known in names.items():
                 yield {"name": name, "newest": known.newest, "aliases": dict(known.aliases)}
@@ -230,6 +244,8 @@ class ModelTable:
             elif "signature" in item:
                 signature = Signature.model_validate(item["signature"])
                 signatures.append(self._shared(signature))
+            elif "traffic" in item:
+                self.traffic[item["traffic"]["name"]] = Traffic.model_validate(item["traffic"])
             elif "name" in item:
                 self.names[item["name"]] = Name(item["newest"], item["aliases"])
             elif "key" in item:

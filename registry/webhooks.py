@@ -21,7 +21,10 @@ from registry.store import ObjectStore
 
 PREFIX = "webhooks"
 MAX_WEBHOOKS = 100
-DEFAULT_KINDS = ("model.registered", "model.aliased", "model.status_changed", "model.deleted", "model.restored")
+DEFAULT_KINDS = (
+    "model.registered", "model.aliased", "model.status_changed", "model.traffic_changed", "model.deleted",
+    "model.restored",
+)  # fmt: skip
 
 
 class Webhook(BaseModel):
