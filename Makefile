@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 MLFLOW_INSTALLED := .venv-mlflow/.installed
 
-.PHONY: run stop test test-slow test-legacy test-mlflow check bench constraints clean
+.PHONY: run stop test test-slow test-legacy test-mlflow check bench proto constraints clean
 
 run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try next; leaves it serving
 	@$(BIN)/python -m deployments.local up
@@ -35,6 +35,9 @@ check: $(INSTALLED) ## Format, lint, types, and the arrows between the rooms
 
 bench: $(INSTALLED) $(MLFLOW_INSTALLED) ## What it costs, side by side with the hand-written equivalent and with peers
 	$(BIN)/python -m benchmarks
+
+proto: $(INSTALLED) ## Compile the messages of the gRPC interface
+	$(BIN)/python -m grpc_tools.protoc -Ideployments --descriptor_set_out=deployments/open_inference.binpb deployments/open_inference.proto
 
 constraints: $(INSTALLED) ## Resolve every dependency anew
 	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --extra demo --extra dev --extra bench \

@@ -128,12 +128,22 @@ class MetricsRetention(_Section):
     days: float = Field(7, gt=0, le=_CENTURY)
 
 
+class PredictionLogging(_Section):
+    """What is kept of requests to models and of their answers."""
+
+    sample: float = Field(0.0, ge=0, le=1, description="Share of the requests that is kept; 0: none.")
+    models: tuple[str, ...] = Field((), description="Names of the models that are concerned; none: all.")
+    interval: float = Field(60.0, ge=1, le=3600, description="Seconds from one write to the next.")
+    max_rows: int = Field(50_000, ge=1, description="Rows that a replica holds till then; beyond, they are left out.")
+
+
 class Monitoring(_Section):
     """What is measured and remembered."""
 
     enabled: bool = True
     dashboard: Dashboard = Dashboard()
     metrics_retention: MetricsRetention = MetricsRetention()
+    prediction_log: PredictionLogging = PredictionLogging()
 
 
 class S3(_Section):

@@ -13,7 +13,6 @@ import logging
 import re
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,23 +21,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from compute.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthorized
-from deployments.access import PUBLIC, Access
-from deployments.freshness import Fresh
+from compute.errors import BadRequest, Forbidden, PayloadTooLarge
+from deployments.gate import Gate
 from deployments.origins import check_host, check_origin, preflight_headers, response_headers
 from deployments.problems import ErrorResponse, problem
-from deployments.tokens import Role, Token, TokenStore
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from compute import Config
     from deployments.access import Policy
+    from deployments.tokens import Token, TokenStore
 
 logger = logging.getLogger(__name__)
-
-REVOKED_WITHIN = 1.0
-"""Seconds after which a revoked token is refused everywhere, at the latest."""
 
 _LINGER, _LINGER_BYTES = 2.0, 64 * 2**20
 """Seconds and bytes for which the rest of a body that was refused is still taken."""
@@ -80,10 +75,7 @@ class AuthMiddleware:
         self._security = config.security
         self._echo_request_id = echo_request_id
         self._error_response = error_response
-        # Its own few threads: a flood of unknown tokens must not take those that the application works with.
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokens")
-        self._check = tokens.check
-        self._known: Fresh[str, Token] = Fresh(self._look_up, ttl=REVOKED_WITHIN)
+        self._gate = Gate(tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -93,27 +85,6 @@ class AuthMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": "websockets are not served"})
         else:
             await self._app(scope, receive, send)
-
-    async def authorize(self, authorization: list[str], needed: Access) -> Token | None:
-        """Return the token of a request that may pass; None when it needs none."""
-        if needed == PUBLIC:
-            return None
-        scheme, _, secret = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
-        if scheme.lower() != "bearer" or not secret:
-            raise Unauthorized(
-                "the request has no token", hint="Send it in the header `Authorization: Bearer tw_...`, and only there."
-            )
-        token = await self._known.get(secret.strip())
-        if not token.role.covers(Role(needed)):
-            raise Forbidden(
-                f"the token {token.name!r} has the role {token.role}, this needs {needed}",
-                hint="Use a token with that role, or ask the operator for one.",
-                context={"role": token.role, "needed": needed},
-            )
-        return token
-
-    async def _look_up(self, secret: str) -> Token:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._check, secret)
 
 
 class _Exchange:
@@ -169,7 +140,7 @@ class _Exchange:
         if self.origin and self.scope["method"] == "OPTIONS" and "access-control-request-method" in self.headers:
             return Response(status_code=204, headers=preflight_headers(self.origin))
         needed, upload = self.door._policy.of(self.scope)
-        authorize = partial(self.door.authorize, self.headers.getlist("authorization"), needed)
+        authorize = partial(self.door._gate.authorize, self.headers.getlist("authorization"), needed)
         self.token = await authorize()
         # An answer that takes hours asks again on its way whether the token still holds.
         self.scope["state"].update(token=self.token, still_allowed=authorize)

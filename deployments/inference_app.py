@@ -5,6 +5,7 @@ Other Ray programs call it without HTTP, as they do the models application; this
 
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -12,9 +13,14 @@ from pydantic import Field
 from compute import load_config
 from deployments.application import Application
 from deployments.data_port import DataPort
+from deployments.gate import Gate
+from deployments.grpc_port import GrpcPort
 from deployments.replicas import serve_application
 from deployments.scoring_replica import ScoringArgs, ScoringReplica
+from deployments.tokens import TokenStore
 from deployments.v2_api import v2_api
+from deployments.v2_service import V2Service
+from registry import open_store
 
 if TYPE_CHECKING:
     from ray.serve import Application as ServeApplication
@@ -30,37 +36,54 @@ class InferenceAppArgs(ScoringArgs):
         None, ge=1, le=65535, description="A port of the replicas' own, past HAProxy: see `deployments.data_port`."
     )
     data_host: str = Field("127.0.0.1", description="Where to listen for it.")
+    grpc_port: int | None = Field(
+        None, ge=1, le=65535, description="A port for the protocol over gRPC: see `deployments.grpc_port`."
+    )
+    grpc_host: str = Field("127.0.0.1", description="Where to listen for it.")
 
 
 class Inference(ScoringReplica):
     """One replica: answers HTTP through `v2_api`, and handle calls through `predict`."""
 
+    def __init__(self, args: InferenceAppArgs) -> None:
+        super().__init__(args)
+        self.service = V2Service(self.registry, self.scorer)
+
     def __serve_build_asgi_app__(self) -> Application:
         """Return the ASGI application; Serve calls this once, in the replica's loop."""
-        return v2_api(self.registry, self.scorer, self.config)
+        self.begin()
+        return v2_api(self.service, self.config)
 
 
-class InferenceWithDataPort(Inference):
-    """The same, with a data port beside."""
+class InferenceWithPorts(Inference):
+    """The same, with ports of its own beside."""
 
     def __init__(self, args: InferenceAppArgs) -> None:
         super().__init__(args)
         self._args = args
+        self._ports: list[DataPort | GrpcPort] = []
 
     def __serve_build_asgi_app__(self) -> Application:
-        """Return the ASGI application, and open the port for another one like it."""
-        assert self._args.data_port is not None  # else this class is not chosen
-        limit = self._args.max_ongoing_requests + max(self._args.max_queued_requests, 0)
-        direct = v2_api(self.registry, self.scorer, self.config, echo_request_id=True)
-        self._port = DataPort(direct, PREFIX, self._args.data_host, self._args.data_port, limit)
+        """Return the ASGI application, and open the ports."""
+        args, security = self._args, self.config.security
+        limit = args.max_ongoing_requests + max(args.max_queued_requests, 0)
+        if args.data_port is not None:
+            direct = v2_api(self.service, self.config, echo_request_id=True)
+            self._ports.append(DataPort(direct, PREFIX, args.data_host, args.data_port, limit))
+        if args.grpc_port is not None:
+            gate = Gate(TokenStore(open_store(self.config.storage.uri, self.config)))
+            self._ports.append(
+                GrpcPort(self.service, gate, args.grpc_host, args.grpc_port, limit, max_message=security.max_body)
+            )
         return super().__serve_build_asgi_app__()
 
     async def __del__(self) -> None:
         """Answer what is under way; Serve awaits this before it ends the replica."""
-        await self._port.close()
+        await asyncio.gather(*(port.close() for port in self._ports))
+        await super().__del__()
 
 
 def build(args: InferenceAppArgs) -> "ServeApplication":
     """Return the application for Serve."""
-    replica = Inference if args.data_port is None else InferenceWithDataPort
+    replica = Inference if args.data_port is args.grpc_port is None else InferenceWithPorts
     return serve_application(replica, args, load_config(args.config_path).scaling)

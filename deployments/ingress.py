@@ -22,6 +22,12 @@ exec "{binary}" "$@"
 """
 
 
+BALANCE = "uri\n    hash-type consistent\n    hash-balance-factor 125"
+"""How HAProxy shares out requests: those to one path, and so to one model, go to one replica, which has it in memory,
+unless it has more than 1.25 times its part of the requests under way; then they go to the next. Ray writes the value
+into HAProxy's configuration as it is."""
+
+
 def ingress_variables(directory: Path) -> dict[str, str]:
     """Return the environment in which Ray sends HTTP through HAProxy, and runs our code where it arrives.
 
@@ -52,6 +58,7 @@ def ingress_variables(directory: Path) -> dict[str, str]:
     wrapper.chmod(0o700)
     return {
         **SERVE_VARIABLES,
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": BALANCE,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),

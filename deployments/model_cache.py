@@ -47,6 +47,8 @@ class ModelCache:
         self._models: OrderedDict[Key, LoadedModel] = OrderedDict()
         self._loads: dict[Key, asyncio.Task[LoadedModel]] = {}
         self._bytes = 0
+        self.pinned: frozenset[str] = frozenset()
+        """Ids of models that stay, whatever the budget says."""
 
     async def get(self, record: ModelRecord) -> LoadedModel:
         """Return the model of the record, loading it when it is not there."""
@@ -82,7 +84,10 @@ class ModelCache:
             return
         self._models[key] = done.result()
         self._bytes += done.result().record.artifact.size
-        while len(self._models) > 1 and (self._bytes > self._max_bytes or len(self._models) > self._max_models):
-            (model_id, _), evicted = self._models.popitem(last=False)
-            self._bytes -= evicted.record.artifact.size
-            logger.info("event=model_evicted model_id=%s", model_id)
+        while self._bytes > self._max_bytes or len(self._models) > self._max_models:
+            # The one unused for longest; the last is the one that was just asked for.
+            oldest = next((key for key in list(self._models)[:-1] if key[0] not in self.pinned), None)
+            if oldest is None:
+                break
+            self._bytes -= self._models.pop(oldest).record.artifact.size
+            logger.info("event=model_evicted model_id=%s", oldest[0])

@@ -29,6 +29,8 @@ from deployments.spool import sweep
 from deployments.table_formats import MEDIA_TYPES, format_of, wanted_format
 from deployments.threads import Threads
 from deployments.tokens import Role
+from deployments.traffic_api import RULES as TRAFFIC_RULES
+from deployments.traffic_api import traffic_api
 from deployments.webhooks_api import RULES as WEBHOOK_RULES
 from deployments.webhooks_api import webhooks_api
 from jobs import BodyFormat, read_body, write_body
@@ -40,6 +42,7 @@ RULES: Rules = {
     **PART_RULES,
     **EVENT_RULES,
     **WEBHOOK_RULES,
+    **TRAFFIC_RULES,
     # A prediction changes nothing, though it is a POST.
     ("POST", "/{model_id}/predict"): Role.READ,
 }
@@ -75,6 +78,7 @@ def models_api(registry: ModelRegistry, scorer: Scorer, config: Config, max_stre
     webhooks_api(app, get_webhooks(config), Threads(4, "webhooks"))
     store = open_store(config.storage.uri, config)
     parts_api(app, registry, PartUploads(store, config.security.max_upload), config.security.max_body)
+    traffic_api(app, registry, Threads(4, "traffic-api"))
     records_api(app, registry, scorer, Threads(16, "registry"))
     artifacts_api(app, registry, Downloads(store))
 
@@ -94,7 +98,7 @@ def models_api(registry: ModelRegistry, scorer: Scorer, config: Config, max_stre
             raise InvalidField("explanations are given as JSON only", context={"field": "explain"})
         body = await request.body()
         rows = read_rows(body) if kind == "json" else await _read_table(kind, body, await scorer.record(model_id))
-        answer = await scorer.predict(model_id, rows, proba=proba, explain=explain)
+        answer = await scorer.predict(model_id, rows, proba=proba, explain=explain, sticky=request.headers.get)
         if wanted == "json":
             return JSONResponse(answer)
         return Response(

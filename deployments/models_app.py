@@ -48,6 +48,7 @@ class Models(ScoringReplica):
 
     def __serve_build_asgi_app__(self) -> Application:
         """Return the ASGI application; Serve calls this once, in the replica's loop."""
+        self.begin()
         return models_api(self.registry, self.scorer, self.config, self._max_streams)
 
 

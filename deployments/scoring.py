@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from compute.errors import InvalidField
+from compute.errors import ComputeError, InvalidField
+from deployments.arms import Arms
 from deployments.freshness import Fresh
 from deployments.model_cache import ModelCache
+from deployments.question import Question, Sticky, nothing_sticky
 from deployments.rows import Rows, matrix_of
+from deployments.shadow import Shadows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
+    from deployments.prediction_log import PredictionLog
     from registry import LoadedModel, ModelRecord, ModelRegistry
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -39,6 +46,8 @@ class Scorer:
         Seconds after which a change of an alias, or the end of a model, is noticed at the latest.
     grace : float
         Seconds for which known models are still answered for while the registry does not answer.
+    log : PredictionLog, optional
+        Is offered each request and its answer.
     """
 
     def __init__(
@@ -50,8 +59,10 @@ class Scorer:
         threads: int = 1,
         ttl: float = 1.0,
         grace: float = 60.0,
+        log: PredictionLog | None = None,
     ) -> None:
         self._registry = registry
+        self._ttl = ttl
         self._lookups = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="score")
         self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
@@ -60,9 +71,62 @@ class Scorer:
             max_bytes=max_bytes,
             max_models=max_models,
         )
+        self.arms = Arms(registry)
+        self._shadows = Shadows(self.model, self.arms)
+        self._log = log
+
+    async def ask(
+        self, reference: str, question: Question[Answer], sticky: Sticky = nothing_sticky
+    ) -> tuple[LoadedModel, Answer]:
+        """Return what a reference's model answers, and that model: of a name whose traffic is shared out, an arm's.
+
+        Parameters
+        ----------
+        reference : str
+            A model id, ``name``, ``name@alias`` or ``name:version``; only a name alone has traffic.
+        question : Question
+            What is asked.
+        sticky : callable
+            Gives the values of the request's headers and parameters.
+        """
+        choice = await self.arms.choose(reference, sticky)
+        if choice is None:
+            model = await self.model(reference)
+            answer = await self.run(question.rows, lambda: question.answer(model))
+        else:
+            with self.arms.counting(choice):
+                model = await self.model(choice.reference)
+                answer = await self.run(question.rows, lambda: question.answer(model))
+            if choice.shadow is not None:
+                self._shadows.ask_soon(choice, question, answer, self._logged(question, f"shadow:{choice.shadow}"))
+        if self._log is not None:
+            self._log.offer(model.record, question, answer, choice.arm if choice is not None else None)
+        return model, answer
+
+    def _logged(self, question: Question[Answer], arm: str) -> Callable[[LoadedModel, Answer], None] | None:
+        log = self._log
+        return None if log is None else lambda model, answer: log.offer(model.record, question, answer, arm)
+
+    async def hold(self, references: Sequence[str]) -> None:
+        """Have models in memory from now on, whatever is asked: load them, and stay with what they stand for."""
+        held: dict[str, str] = {}
+        while True:
+            for reference in references:
+                try:
+                    held[reference] = (await self.model(reference)).record.model_id
+                except ComputeError as error:
+                    logger.warning("event=not_pinned reference=%s action=try_again error=%s", reference, error)
+                self.models.pinned = frozenset(held.values())
+            await asyncio.sleep(self._ttl)
 
     async def predict(
-        self, reference: str, rows: Rows | pa.Table, *, proba: bool = False, explain: bool = False
+        self,
+        reference: str,
+        rows: Rows | pa.Table,
+        *,
+        proba: bool = False,
+        explain: bool = False,
+        sticky: Sticky = nothing_sticky,
     ) -> dict[str, Any]:
         """Return predictions for raw rows.
 
@@ -76,6 +140,8 @@ class Scorer:
             For a classification: the probability of each class, in the order of ``classes``, instead of the class.
         explain : bool
             Also what each feature contributed (`LoadedModel.explain`).
+        sticky : callable
+            As for `ask`.
 
         Returns
         -------
@@ -83,23 +149,20 @@ class Scorer:
             ``predictions``, ``model_id``, ``name``, ``version``; ``classes`` with `proba`; and with `explain` for
             each row ``contributions`` by feature, whose sum with its ``base_values`` is the ``margins`` of the trees.
         """
-        model = await self.model(reference)
+        kind = "predict_proba" if proba else "predict"
+        question: Question[list[Any]] = Question(
+            len(rows), lambda model: score(model, rows, proba=proba), lambda: rows, lambda found: {kind: found}
+        )
+        model, predictions = await self.ask(reference, question, sticky)
         record = model.record
-        classes = record.signature.classes if record.signature is not None else None
-        if proba and classes is None:
-            raise InvalidField(
-                f"the model {record.model_id} is a regression and has no probabilities",
-                hint="Leave proba out.",
-                context={"field": "proba"},
-            )
         answer = {
-            "predictions": await self.run(len(rows), lambda: score(model, rows, proba=proba)),
+            "predictions": predictions,
             "model_id": record.model_id,
             "name": record.name,
             "version": record.version,
         }
-        if proba:
-            answer["classes"] = classes
+        if proba and record.signature is not None:
+            answer["classes"] = record.signature.classes
         if explain:
             answer |= await self.run(len(rows), lambda: explanations(model, rows))
         return answer
@@ -128,6 +191,13 @@ class Scorer:
 
 def score(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> list[Any]:
     """Return the model's predictions as plain values."""
+    signature = model.record.signature
+    if proba and (signature is None or signature.classes is None):
+        raise InvalidField(
+            f"the model {model.record.model_id} is a regression and has no probabilities",
+            hint="Leave proba out.",
+            context={"field": "proba"},
+        )
     predictions: list[Any] = model.predict(_table(model, rows), proba=proba).tolist() if len(rows) else []
     return predictions
 

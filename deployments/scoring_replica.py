@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Serve reads the annotations of what takes arguments.
 
+import asyncio
 import importlib
 import logging
 import os
@@ -15,10 +16,11 @@ from compute import load_config
 from compute.config import Bytes
 from compute.errors import ComputeError
 from deployments.log import log_to_stderr
+from deployments.prediction_log import PredictionLog
 from deployments.replicas import ReplicaArgs
 from deployments.rows import Rows
 from deployments.scoring import Scorer
-from registry import ModelRegistry, get_model_registry
+from registry import ModelRegistry, get_model_registry, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ class ScoringArgs(ReplicaArgs):
     cache_bytes: Bytes = Field(2 * 2**30, description="Artifacts whose models a replica holds, together.")
     cache_models: int = Field(200, ge=1, description="Models that a replica holds.")
     threads: int = Field(1, ge=1, description="Threads of one prediction.")
+    pinned: list[str] = Field(
+        [], description="Models, by name, `name@alias` or id, that a replica always holds, besides the limits above."
+    )
     preload: list[Literal["xgboost", "lightgbm", "sklearn"]] = Field(
         [],
         description="Libraries that a replica imports as it starts, which the first prediction then need not wait for.",
@@ -52,9 +57,27 @@ class ScoringReplica:
         self.registry = get_model_registry(self.config)
         threading.Thread(target=_wake, args=(self.registry,), name="wake", daemon=True).start()
         threading.Thread(target=_import, args=(args.preload,), name="preload", daemon=True).start()
+        logged = self.config.monitoring.prediction_log
+        self._log = PredictionLog(open_store(self.config.storage.uri, self.config), logged) if logged.sample else None
+        self._pinned = args.pinned
         self.scorer = Scorer(
-            self.registry, max_bytes=args.cache_bytes, max_models=args.cache_models, threads=args.threads
+            self.registry,
+            max_bytes=args.cache_bytes,
+            max_models=args.cache_models,
+            threads=args.threads,
+            log=self._log,
         )
+
+    def begin(self) -> None:
+        """Begin what goes on beside the requests; call it in the replica's loop."""
+        if self._pinned:
+            self._holding = asyncio.get_running_loop().create_task(self.scorer.hold(self._pinned))
+
+    async def __del__(self) -> None:
+        """Hand over what was counted and gathered; Serve awaits this before it ends the replica."""
+        await self.scorer.arms.report()
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
 
     async def predict(self, model_ref: str, rows: Rows, proba: bool = False) -> dict[str, Any]:
         """Predict raw rows, for handle calls; as `Scorer.predict`."""

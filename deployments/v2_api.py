@@ -6,8 +6,7 @@ Inference itself is a plain ASGI endpoint: FastAPI's handling of parameters woul
 # No `from __future__ import annotations`: FastAPI reads the annotations of the handlers, which are local functions.
 
 import asyncio
-from importlib.metadata import version as installed_version
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import Path, Request
@@ -18,19 +17,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from compute import Config
-from compute.errors import BackendUnavailable, BadRequest, InvalidField, ResultTimeout, UnsupportedFormat
+from compute.errors import BadRequest, InvalidField, ResultTimeout, UnsupportedFormat
 from deployments.access import PUBLIC, Rules
 from deployments.application import Application
-from deployments.freshness import Fresh
 from deployments.problems import problem
 from deployments.rendering import JSONResponse
 from deployments.rows import read_object
-from deployments.scoring import Scorer
-from deployments.threads import Threads
 from deployments.tokens import Role
-from deployments.v2_infer import InferBody, InferRequest, read_request, write_response
-from deployments.v2_model import PREDICT, PROBA, choose_outputs, describe, to_matrix, to_outputs
-from registry import LoadedModel, ModelRegistry
+from deployments.v2_infer import InferBody, read_request, write_response
+from deployments.v2_service import V2Service
 
 RULES: Rules = {
     # What probes ask for; they have no token, and learn nothing but that the server is there.
@@ -49,8 +44,6 @@ RULES: Rules = {
     ("POST", "/repository/models/{name}/unload"): Role.WRITE,
 }
 
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
-
 _LARGE = 256 * 1024
 """Bytes of a body beyond which it is read in a thread: reading more would hold up the other requests."""
 
@@ -58,15 +51,13 @@ Name = Annotated[str, Path(max_length=300, description="A name, `name@alias`, or
 Version = Annotated[str, Path(max_length=300, description="A version, or an alias.")]
 
 
-def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config, *, echo_request_id: bool = False) -> Application:
+def v2_api(service: V2Service, config: Config, *, echo_request_id: bool = False) -> Application:
     """Return the application.
 
     Parameters
     ----------
-    registry : ModelRegistry
-        Its calls block, so they are made in threads.
-    scorer : Scorer
-        Holds the models.
+    service : V2Service
+        Answers.
     config : Config
         For the door (`Application`).
     echo_request_id : bool
@@ -81,9 +72,7 @@ def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config, *, echo_requ
         echo_request_id=echo_request_id,
         error_response=v2_error,
     )
-    call = Threads(8, "v2").call
-    ready: Fresh[None, bool] = Fresh(lambda _: _reach(registry, call), ttl=1.0)
-    infer = Infer(scorer)
+    infer = Infer(service)
     # First, since routes are tried in turn and this is the one that counts.
     for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
         app.router.routes.insert(0, Route(path, infer, methods=["POST"]))
@@ -94,20 +83,17 @@ def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config, *, echo_requ
 
     @app.get("/health/ready", summary="Whether the server can infer")
     async def is_ready() -> Response:
-        return JSONResponse({"ready": await ready.get(None)})
+        return JSONResponse({"ready": await service.ready()})
 
     @app.get("/", summary="The server")
     async def server() -> Response:
-        return JSONResponse({"name": "tablework", "version": installed_version("tablework"), "extensions": EXTENSIONS})
+        return JSONResponse(service.server())
 
     async def metadata(name: Name, version: Version | None = None) -> Response:
-        model = await scorer.model(reference(name, version))
-        known = await call(registry.list_models, name=model.record.name)
-        return JSONResponse(describe(model, sorted(record.version for record in known)))
+        return JSONResponse(await service.metadata(name, version))
 
     async def model_ready(name: Name, version: Version | None = None) -> Response:
-        record = await scorer.record(reference(name, version))
-        return JSONResponse({"name": record.name, "ready": True})
+        return JSONResponse({"name": await service.model_ready(name, version), "ready": True})
 
     for prefix in ("/models/{name}", "/models/{name}/versions/{version}"):
         app.add_api_route(prefix, metadata, methods=["GET"], summary="What a model takes and gives")
@@ -119,26 +105,16 @@ def v2_api(registry: ModelRegistry, scorer: Scorer, config: Config, *, echo_requ
         only_ready = read_object(body).get("ready", False) if body.strip() else False
         if not isinstance(only_ready, bool):
             raise InvalidField("ready is not true or false", context={"field": "ready"})
-        records = await call(registry.list_models)
-        entries = [
-            {
-                "name": record.name,
-                "version": str(record.version),
-                "state": "UNAVAILABLE" if record.status == "archived" else "READY",
-                "reason": "archived" if record.status == "archived" else "",
-            }
-            for record in records
-        ]
-        return JSONResponse([entry for entry in entries if entry["state"] == "READY" or not only_ready])
+        return JSONResponse(await service.index(only_ready=only_ready))
 
     @app.post("/repository/models/{name}/load", summary="Have a model in memory before it is asked")
     async def load(name: Name) -> Response:
-        await scorer.model(name)
+        await service.load(name)
         return JSONResponse({})
 
     @app.post("/repository/models/{name}/unload", summary="Let a model go from memory until it is asked again")
     async def unload(name: Name) -> Response:
-        scorer.models.drop((await scorer.record(name)).model_id)
+        await service.unload(name)
         return JSONResponse({})
 
     return app
@@ -149,12 +125,12 @@ class Infer:
 
     Parameters
     ----------
-    scorer : Scorer
-        Holds the models.
+    service : V2Service
+        Answers.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
+    def __init__(self, service: V2Service) -> None:
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -165,7 +141,7 @@ class Infer:
         body = await _read(receive)
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._answer(scope["path_params"], headers.get("inference-header-content-length"), body)
+                answer = await self._answer(scope["path_params"], headers, body)
         except TimeoutError:
             raise ResultTimeout(
                 f"there was no answer within the {seconds:g} s of X-Request-Timeout", hint="Allow more, or send less."
@@ -177,37 +153,14 @@ class Infer:
         await send({"type": "http.response.start", "status": 200, "headers": start})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answer(self, path: dict[str, str], json_length: str | None, body: bytes) -> InferBody:
+    async def _answer(self, path: dict[str, str], headers: Headers, body: bytes) -> InferBody:
+        json_length = headers.get("inference-header-content-length")
         if len(body) > _LARGE:
             request = await asyncio.to_thread(read_request, body, json_length)
         else:
             request = read_request(body, json_length)
-        model = await self._scorer.model(reference(path["name"], path.get("version")))
-        rows = next(iter(request.inputs.values())).shape[0]
-        return await self._scorer.run(rows, lambda: infer(model, request))
-
-
-def infer(model: LoadedModel, request: InferRequest) -> InferBody:
-    """Score what was sent, and write the answer."""
-    wanted = choose_outputs(model, request.outputs)
-    matrix = to_matrix(request.inputs, model)
-    labels, chances = model.answer(matrix, labels=PREDICT in wanted, proba=PROBA in wanted)
-    record = model.record
-    outputs = to_outputs(model, labels, chances, wanted)
-    return write_response(request, record.name, str(record.version), outputs, {"model_id": record.model_id})
-
-
-def reference(name: str, version: str | None) -> str:
-    """Return the reference that the registry takes.
-
-    Examples
-    --------
-    >>> reference("delays", None), reference("delays", "3"), reference("delays", "champion")
-    ('delays', 'delays:3', 'delays@champion')
-    """
-    if version is None:
-        return name
-    return f"{name}:{version}" if version.isdecimal() else f"{name}@{version}"
+        record, outputs = await self._service.infer(path["name"], path.get("version"), request, headers.get)
+        return write_response(request, record.name, str(record.version), outputs, {"model_id": record.model_id})
 
 
 def v2_error(error: BaseException, request_id: str) -> JSONResponse:
@@ -216,14 +169,6 @@ def v2_error(error: BaseException, request_id: str) -> JSONResponse:
     status = 400 if response.status_code in (415, 422, 501) else response.status_code
     text = orjson.loads(response.body)["detail"]
     return JSONResponse({"error": text}, status, {"Retry-After": "1"} if status in (429, 503) else None)
-
-
-async def _reach(registry: ModelRegistry, call: Any) -> bool:
-    try:
-        await call(registry.list_models, limit=1)
-    except Exception as error:
-        raise BackendUnavailable("the registry does not answer", hint="Try again in a moment.") from error
-    return True
 
 
 async def _read(receive: Receive) -> bytes:

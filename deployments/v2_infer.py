@@ -16,12 +16,16 @@ _BINARY_LEAF = "binary_data"
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What is asked: the inputs by name, and the outputs that are wanted, each with whether in binary; None for all."""
+    """What is asked: the inputs by name, and the outputs that are wanted, each with whether in binary; None for all.
+
+    ``binary`` is the form of outputs that say nothing about it; ``parameters`` are those of the request as a whole.
+    """
 
     inputs: dict[str, Tensor]
     outputs: dict[str, bool] | None
     id: str | None
     binary: bool
+    parameters: Mapping[str, Any]
 
 
 class InferBody(NamedTuple):
@@ -63,8 +67,9 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     known = value.get("id")
     if known is not None and not isinstance(known, str):
         raise InvalidField(f"the id is {known!r:.80}", hint="An id is text.", context={"field": "id"})
-    binary = _flag(_parameters(value), "binary_data_output", "the request")
-    return InferRequest(inputs, _outputs(value.get("outputs"), default=binary), known, binary)
+    parameters = _parameters(value)
+    binary = _flag(parameters, "binary_data_output", "the request")
+    return InferRequest(inputs, wanted_outputs(value.get("outputs"), default=binary), known, binary, parameters)
 
 
 def write_response(
@@ -115,7 +120,7 @@ def _inputs(inputs: object, tail: memoryview) -> dict[str, Tensor]:
         assert isinstance(datatype, str)
         assert isinstance(shape, list)
         if name in tensors:
-            raise InvalidField(f"there are two inputs named {name[:80]!r}", context={"tensor": name[:80]})
+            raise two_inputs(name)
         size = _parameters(entry).get("binary_data_size")
         if (size is None) == ("data" not in entry):
             raise InvalidField(
@@ -141,7 +146,13 @@ def _inputs(inputs: object, tail: memoryview) -> dict[str, Tensor]:
     return tensors
 
 
-def _outputs(outputs: object, *, default: bool) -> dict[str, bool] | None:
+def two_inputs(name: str) -> InvalidField:
+    """Return the error of a request with two inputs of one name."""
+    return InvalidField(f"there are two inputs named {name[:80]!r}", context={"tensor": name[:80]})
+
+
+def wanted_outputs(outputs: object, *, default: bool) -> dict[str, bool] | None:
+    """Return the outputs that a request names, each with whether in binary; None when it names none."""
     if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list):

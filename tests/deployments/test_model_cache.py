@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from compute import Config
 from compute.errors import StorageError
 from deployments.model_cache import ModelCache
-from registry import LoadedModel, ModelRecord
+from deployments.scoring import Scorer
+from registry import LoadedModel, ModelRecord, ModelRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -122,6 +124,53 @@ def test_the_model_unused_for_longest_goes_first(max_bytes: int, max_models: int
         assert loader.loads["m-1"] == 2
         await cache.get(records[0])
         assert loader.loads["m-0"] == 2
+
+    asyncio.run(main())
+
+
+def test_a_pinned_model_stays_whatever_else_is_asked() -> None:
+    records = [_record(number) for number in range(4)]
+    loader = Loader(*records)
+
+    async def main() -> None:
+        cache = ModelCache(loader, max_bytes=250, max_models=10)
+        await cache.get(records[0])
+        cache.pinned = frozenset({"m-0"})
+        for number in (1, 2, 3, 0, 1, 2):
+            await cache.get(records[number])
+            assert len(cache) <= 2
+        assert loader.loads["m-0"] == 1
+        cache.pinned = frozenset({"m-0", "m-2"})
+        await cache.get(records[3])  # more is pinned than fits: the one that is asked for comes on top
+        assert len(cache) == 3
+        cache.pinned = frozenset()
+        await cache.get(records[1])
+        assert len(cache) == 2
+
+    asyncio.run(main())
+
+
+def test_what_is_pinned_by_name_is_loaded_at_once_and_follows_its_alias(config: Config) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    registry = ModelRegistry(config)
+    model = LinearRegression().fit([[0.0], [1.0]], [1.0, 3.0])
+    ids = [registry.register_model(model, "linear", name="line") for _ in range(2)]
+    registry.set_alias("line", "champion", 1)
+    scorer = Scorer(registry, max_models=1, ttl=0.05)
+
+    async def main() -> None:
+        holding = asyncio.create_task(scorer.hold(["never-made", "line"]))
+
+        async def pinned(model_id: str) -> None:
+            while scorer.models.pinned != {model_id}:
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(pinned(ids[0]), 10)
+        assert len(scorer.models) == 1
+        registry.set_alias("line", "champion", 2)
+        await asyncio.wait_for(pinned(ids[1]), 10)
+        holding.cancel()
 
     asyncio.run(main())
 
