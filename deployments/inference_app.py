@@ -77,10 +77,10 @@ class InferenceWithPorts(Inference):
             )
         return super().__serve_build_asgi_app__()
 
-    async def __del__(self) -> None:
+    async def __del__(self) -> None:  # type: ignore[override]  # Serve takes either kind
         """Answer what is under way; Serve awaits this before it ends the replica."""
         await asyncio.gather(*(port.close() for port in self._ports))
-        await super().__del__()
+        super().__del__()
 
 
 def build(args: InferenceAppArgs) -> "ServeApplication":

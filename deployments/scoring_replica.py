@@ -49,6 +49,8 @@ class ScoringReplica:
         As ``serve_config.yaml`` has them.
     """
 
+    _log: PredictionLog | None = None
+
     def __init__(self, args: ScoringArgs) -> None:
         log_to_stderr()
         if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
@@ -73,11 +75,10 @@ class ScoringReplica:
         if self._pinned:
             self._holding = asyncio.get_running_loop().create_task(self.scorer.hold(self._pinned))
 
-    async def __del__(self) -> None:
-        """Hand over what was counted and gathered; Serve awaits this before it ends the replica."""
-        await self.scorer.arms.report()
+    def __del__(self) -> None:
+        """Write what the log gathered; Serve calls this before it ends the replica."""
         if self._log is not None:
-            await asyncio.to_thread(self._log.close)
+            self._log.close()
 
     async def predict(self, model_ref: str, rows: Rows, proba: bool = False) -> dict[str, Any]:
         """Predict raw rows, for handle calls; as `Scorer.predict`."""
