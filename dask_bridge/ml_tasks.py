@@ -5,7 +5,7 @@ Ray, Dask and the rest are imported inside the methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jobs
@@ -42,25 +42,16 @@ class MLTasks(jobs.MLTasks):
         model_params: Mapping[str, Any] | None = None,
         validation_fraction: float = 0.2,
         distribute_data: bool | None = None,
-        *,
-        task: str | None = None,
-        name: str | None = None,
-        tags: Iterable[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        drop_null_target: bool = False,
-        exclude: Sequence[str] | None = None,
-        num_workers: int | None = None,
-        engine: str | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
-        """Train a model, measure it and register it: see `jobs.train_model`.
+        """Train a model, measure it and register it: see `jobs.train_model`, whose options these are.
 
         XGBoost and LightGBM train over the cluster on a Dask DataFrame unless ``distribute_data`` is False; other
         model types, which train on one node, have it brought here if it fits.
         """
         if _is_dask_frame(data):
             data = self._table(data)
-            if distribute_data is None and find_family(model_type).distributes and engine is None:
+            if distribute_data is None and find_family(model_type).distributes and options.get("engine") is None:
                 distribute_data = True
         return super().train_model(
             data,
@@ -70,15 +61,7 @@ class MLTasks(jobs.MLTasks):
             model_params,
             validation_fraction,
             distribute_data,
-            task=task,
-            name=name,
-            tags=tags,
-            metadata=metadata,
-            seed=seed,
-            drop_null_target=drop_null_target,
-            exclude=exclude,
-            num_workers=num_workers,
-            engine=engine,
+            **options,
         )
 
     def tune_model(

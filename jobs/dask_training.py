@@ -15,9 +15,12 @@ from compute.errors import TaskFailed
 from jobs.blocks import encode_block, mark_block, say_block, score_block
 from jobs.dask_table import DaskTable
 from jobs.distributed import blocks_lineage, learn
-from jobs.fitting import Clock, Fitted, Request
+from jobs.fitting import Fitted
 from jobs.metrics import measure
 from jobs.planner import Plan
+from jobs.preparing import Clock
+from jobs.report import describe, importances
+from jobs.request import Request
 from jobs.residuals import residuals
 
 if TYPE_CHECKING:
@@ -66,6 +69,8 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
     baseline = said.baseline(target)
     predicted = np.concatenate([part["predicted"] for part in scored])
     metrics = measure(truth, predicted, baseline)
+    report = describe(truth, predicted, metrics, target, request.seed)
+    report["importances"] = importances(request.family, model, problem, np.empty((0, len(problem.columns))))
     clock.lap("evaluate")
     return Fitted(
         model=model,
@@ -77,6 +82,7 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
         left_out=learnt.left_out,
         residuals=residuals(truth, predicted, classes=target.classes is not None),
         data=blocks_lineage(request, said.digest),
+        report=report,
     )
 
 

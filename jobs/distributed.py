@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from compute.errors import DataError, TaskFailed
 from jobs.blocks import Said, encode_block, mark_block, say_block, score_block, together
-from jobs.fitting import Clock, Fitted, Request, problem_of, usable_features
+from jobs.fitting import Fitted
 from jobs.metrics import measure
 from jobs.planner import Plan
+from jobs.preparing import Clock, usable_features
 from jobs.ray_dataset import as_dataset
+from jobs.report import describe, importances
+from jobs.request import Request, problem_of
 from jobs.residuals import residuals
 from jobs.split import check_rows
 from jobs.targets import Target, find_target, nulls_in_target
@@ -44,6 +47,8 @@ _SCORED_HERE = 256 * 2**20
 
 def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     """Train with as many workers as planned."""
+    import numpy as np
+
     columns = [*request.features, request.target]
     raw = as_dataset(request.table, columns, plan.workers * _BLOCKS_A_WORKER)
     mark = functools.partial(mark_block, target=request.target, fraction=request.fraction, seed=request.seed)
@@ -66,17 +71,21 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
 
     truth, predicted = _score(held_out, model, problem, request)
     baseline = said.baseline(target)
+    metrics = measure(truth, predicted, baseline)
+    report = describe(truth, predicted, metrics, target, request.seed)
+    report["importances"] = importances(request.family, model, problem, np.empty((0, len(problem.columns))))
     clock.lap("evaluate")
     return Fitted(
         model=model,
         signature=signature,
         target=target,
-        metrics=measure(truth, predicted, baseline),
+        metrics=metrics,
         baseline=baseline,
         rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
         left_out=learnt.left_out,
         residuals=residuals(truth, predicted, classes=target.classes is not None),
         data=blocks_lineage(request, said.digest),
+        report=report,
     )
 
 

@@ -32,7 +32,8 @@ ROUNDS = (
 class Problem:
     """What to learn: the task, the columns of the matrix, and how.
 
-    ``categories`` has the number of categories of each column, 0 for one that is a number.
+    ``categories`` has the number of categories of each column, 0 for one that is a number. ``monotone`` has for each
+    column 1 where predictions may only rise with it, -1 where they may only fall, and 0; it is empty without any.
     """
 
     target: Target
@@ -41,6 +42,7 @@ class Problem:
     params: Mapping[str, Any]
     seed: int
     threads: int
+    monotone: tuple[int, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -49,14 +51,31 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Boosting:
+    """What can be done with a model that is made of rounds.
+
+    ``count`` is how many it has, ``first`` a model of its first rounds, and ``at`` scores with so many of them.
+    ``dump`` and ``load`` turn it into bytes and back, where training goes on from them.
+    """
+
+    count: Callable[[Any], int]
+    first: Callable[[Any, int], Any]
+    at: Callable[[Any, Matrix, Problem, int], Matrix]
+    dump: Callable[[Any], bytes] | None = None
+    load: Callable[[bytes], Any] | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """One model type.
 
     ``check`` refuses parameters the library does not know, before any data are read. ``fit`` takes the training
-    matrix, its encoded target and the problem, and where ``continues`` also a model to which it adds its rounds.
+    matrix, its encoded target and the problem, and where ``continues`` also a model to which it adds its rounds;
+    ``weights`` of the rows, and where there is ``boosting`` a ``watch`` (`jobs.boosting`), are keywords.
     ``score`` gives values of shape (rows,) for regression and probabilities of shape (rows, classes) otherwise.
     ``rounds`` is the number of boosting rounds or trees, and ``peak`` the bytes that fitting takes on top of the
-    matrix, for (rows, features, params).
+    matrix, for (rows, features, params). ``importances`` has a value of at least 0 for each column, from the model and
+    some rows. ``monotone`` is whether it takes monotone constraints.
     """
 
     model_type: str
@@ -68,7 +87,10 @@ class Family:
     score: Callable[[Any, Matrix, Problem], Matrix]
     rounds: Callable[[Mapping[str, Any]], int]
     peak: Callable[[int, int, Mapping[str, Any]], int]
+    importances: Callable[[Any, Matrix, Problem], Matrix]
     continues: bool = False
+    boosting: Boosting | None = None
+    monotone: bool = False
 
 
 def find_family(model_type: str) -> Family:

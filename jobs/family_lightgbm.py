@@ -5,14 +5,15 @@ lightgbm is imported inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import InvalidField
-from jobs.families import ROUNDS, Family, Problem, plain_names, refuse_unknown, take_rounds
+from jobs.families import ROUNDS, Boosting, Family, Problem, plain_names, refuse_unknown, take_rounds
 
 if TYPE_CHECKING:
-    from jobs.families import ROUNDS, Matrix
+    from jobs.boosting import Watch
+    from jobs.families import Matrix
 
 _OBJECTIVES = {
     "regression": (
@@ -78,6 +79,8 @@ def booster_params(problem: Problem) -> tuple[int, dict[str, Any]]:
     }
     if task == "multiclass":
         ours["num_class"] = problem.classes
+    if problem.monotone:
+        ours["monotone_constraints"] = list(problem.monotone)
     kept = {name: value for name, value in ours.items() if not _ConfigAliases.get(name) & rest.keys()}
     if rest.get("force_row_wise"):
         kept.pop("force_col_wise", None)
@@ -92,24 +95,61 @@ def dataset_options(problem: Problem) -> dict[str, Any]:
     }
 
 
-def fit(matrix: Matrix, target: Matrix, problem: Problem, start: Any = None) -> Any:
+def fit(
+    matrix: Matrix,
+    target: Matrix,
+    problem: Problem,
+    start: Any = None,
+    *,
+    weights: Matrix | None = None,
+    watch: Watch | None = None,
+) -> Any:
     """Train on a binned copy of the matrix, going on from the rounds of a model if one is given."""
     import lightgbm
 
     rounds, params = booster_params(problem)
-    data = lightgbm.Dataset(matrix, label=target, params=params, **dataset_options(problem))
+    data = lightgbm.Dataset(matrix, label=target, weight=weights, params=params, **dataset_options(problem))
+    watched: dict[str, Any] = {}
+    if watch is not None:
+        seen = data.create_valid(watch.matrix, label=watch.truth, weight=watch.weights, params=params)
+        watched = {"valid_sets": [seen], "callbacks": [_stopper(watch)]}
     try:
-        return lightgbm.train(params, data, rounds, init_model=start)
+        return lightgbm.train(params, data, rounds, init_model=start, **watched)
     except lightgbm.basic.LightGBMError as error:
         raise InvalidField(f"LightGBM refused the parameters: {error}") from error
 
 
+def _stopper(watch: Watch) -> Callable[[Any], None]:
+    from lightgbm.callback import EarlyStopException
+
+    def after(env: Any) -> None:
+        result = env.evaluation_result_list[-1]
+        if watch.add(float(result[2]), higher=bool(result[3])):
+            raise EarlyStopException(env.iteration, env.evaluation_result_list)
+
+    return after
+
+
 def score(booster: Any, matrix: Matrix, problem: Problem) -> Matrix:
     """Predict with the booster."""
+    return _at(booster, matrix, problem, -1)
+
+
+def _at(booster: Any, matrix: Matrix, problem: Problem, rounds: int) -> Matrix:
     import numpy as np
 
-    raw: Matrix = booster.predict(matrix, num_threads=problem.threads)
+    raw: Matrix = booster.predict(matrix, num_iteration=rounds, num_threads=problem.threads)
     return np.column_stack([1 - raw, raw]) if problem.target.task == "binary" else raw
+
+
+def _first(booster: Any, rounds: int) -> Any:
+    return _load(booster.model_to_string(num_iteration=rounds).encode())
+
+
+def _load(data: bytes) -> Any:
+    import lightgbm
+
+    return lightgbm.Booster(model_str=data.decode())
 
 
 LIGHTGBM = Family(
@@ -124,5 +164,14 @@ LIGHTGBM = Family(
     rounds=lambda params: take_rounds(params, ROUNDS)[0],
     # The binned matrix (one or two bytes a cell), and gradients, positions and predictions for each row.
     peak=lambda rows, features, _params: rows * (2 * features + 40),
+    importances=lambda booster, _matrix, _problem: booster.feature_importance("gain"),
     continues=True,
+    boosting=Boosting(
+        count=lambda booster: int(booster.current_iteration()),
+        first=_first,
+        at=_at,
+        dump=lambda booster: booster.model_to_string(num_iteration=-1).encode(),
+        load=_load,
+    ),
+    monotone=True,
 )

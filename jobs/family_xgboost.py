@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import InvalidField
-from jobs.families import Family, Problem, plain_names, refuse_unknown, take_rounds
+from jobs.families import Boosting, Family, Problem, plain_names, refuse_unknown, take_rounds
 
 if TYPE_CHECKING:
+    from jobs.boosting import Watch
     from jobs.families import Matrix
 
 _ROUNDS = ("num_boost_round", "n_estimators")
@@ -25,6 +26,8 @@ _CONDITIONAL = (
     "expectile_alpha", "max_delta_step", "rate_drop", "one_drop", "skip_drop", "sample_type", "normalize_type",
     "feature_selector", "top_k",
 )  # fmt: skip
+# More of these is better; XGBoost's own early stopping goes by the same names.
+_HIGHER = ("auc", "pre", "map", "ndcg")
 
 
 def check(params: Mapping[str, Any], task: str | None) -> None:
@@ -92,6 +95,8 @@ def booster_params(problem: Problem) -> tuple[int, dict[str, Any]]:
         ours["nthread"] = problem.threads
     if task == "multiclass":
         ours["num_class"] = problem.classes
+    if problem.monotone:
+        ours["monotone_constraints"] = problem.monotone
     return rounds, {**ours, **rest}
 
 
@@ -104,29 +109,80 @@ def matrix_options(problem: Problem) -> dict[str, Any]:
     }
 
 
-def fit(matrix: Matrix, target: Matrix, problem: Problem, start: Any = None) -> Any:
+def fit(
+    matrix: Matrix,
+    target: Matrix,
+    problem: Problem,
+    start: Any = None,
+    *,
+    weights: Matrix | None = None,
+    watch: Watch | None = None,
+) -> Any:
     """Train on a quantised copy of the matrix, going on from the rounds of a model if one is given."""
     import xgboost
 
     rounds, params = booster_params(problem)
-    data = xgboost.QuantileDMatrix(
-        matrix, label=target, max_bin=params.get("max_bin"), nthread=problem.threads, **matrix_options(problem)
-    )
+    options = {**matrix_options(problem), "max_bin": params.get("max_bin"), "nthread": problem.threads}
+    data = xgboost.QuantileDMatrix(matrix, label=target, weight=weights, **options)
+    watched: dict[str, Any] = {}
+    if watch is not None:
+        seen = xgboost.QuantileDMatrix(watch.matrix, label=watch.truth, weight=watch.weights, ref=data, **options)
+        watched = {"evals": [(seen, "watched")], "verbose_eval": False, "callbacks": [_stopper(watch)]}
     try:
-        return xgboost.train(params, data, rounds, xgb_model=start)
+        return xgboost.train(params, data, rounds, xgb_model=_whole(start), **watched)
     except xgboost.core.XGBoostError as error:
         raise InvalidField(
             f"XGBoost refused the parameters: {str(error).partition('Stack trace')[0].strip()}"
         ) from error
 
 
+def _stopper(watch: Watch) -> Any:
+    import xgboost
+
+    class Stopper(xgboost.callback.TrainingCallback):  # type: ignore[misc,unused-ignore]
+        """Tells the watch what the last metric says after each round."""
+
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
+            name, values = list(evals_log["watched"].items())[-1]
+            return watch.add(float(values[-1]), higher=name != "mape" and name.startswith(_HIGHER))
+
+    return Stopper()
+
+
+def _whole(start: Any) -> Any:
+    """Return a model to go on from: of one that was stopped early elsewhere, the rounds that it predicts with."""
+    if start is None or start.attr("best_iteration") is None:
+        return start
+    cut = start[: int(start.attr("best_iteration")) + 1]
+    cut.set_attr(best_iteration=None, best_score=None)
+    return cut
+
+
 def score(booster: Any, matrix: Matrix, problem: Problem) -> Matrix:
     """Predict in place, without a DMatrix."""
+    return _at(booster, matrix, problem, 0)
+
+
+def _at(booster: Any, matrix: Matrix, problem: Problem, rounds: int) -> Matrix:
     import numpy as np
 
     booster.set_param({"nthread": problem.threads})
-    raw: Matrix = booster.inplace_predict(matrix, validate_features=False)
+    # Of 0 rounds, XGBoost takes all.
+    raw: Matrix = booster.inplace_predict(matrix, iteration_range=(0, rounds), validate_features=False)
     return np.column_stack([1 - raw, raw]) if problem.target.task == "binary" else raw
+
+
+def _gains(booster: Any, _matrix: Matrix, problem: Problem) -> Matrix:
+    import numpy as np
+
+    gains = booster.get_score(importance_type="total_gain")
+    return np.array([gains.get(name, 0.0) for name in booster.feature_names or plain_names(problem.columns)])
+
+
+def _load(data: bytes) -> Any:
+    import xgboost
+
+    return xgboost.Booster(model_file=bytearray(data))
 
 
 XGBOOST = Family(
@@ -140,5 +196,14 @@ XGBOOST = Family(
     rounds=lambda params: take_rounds(params, _ROUNDS)[0],
     # The quantised matrix (one or two bytes a cell), and gradients, positions and predictions for each row.
     peak=lambda rows, features, _params: rows * (2 * features + 40),
+    importances=_gains,
     continues=True,
+    boosting=Boosting(
+        count=lambda booster: int(booster.num_boosted_rounds()),
+        first=lambda booster, rounds: booster[:rounds],
+        at=_at,
+        dump=lambda booster: bytes(booster.save_raw("ubj")),
+        load=_load,
+    ),
+    monotone=True,
 )

@@ -1,65 +1,38 @@
-"""Fit a model in this process: split, learn the preprocessing, fit, measure.
+"""Fit a model in this process to rows that are prepared, and measure it; once, or in folds.
 
-pandas, numpy and the libraries of the models are imported inside functions.
+numpy and the libraries of the models are imported inside functions.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from compute.errors import ColumnInvalid
-from jobs.columns import choose_features, listing
-from jobs.families import Family, Problem
+from compute.errors import ColumnInvalid, DataError
+from jobs.boosting import Course, Watch, boost
+from jobs.checkpoints import Checkpoints
+from jobs.families import Problem
 from jobs.metrics import measure
 from jobs.planner import Plan
+from jobs.preparing import Clock, Prepared, Rows, encode_rows, prepare, read_rows
+from jobs.report import describe, importances, training_curve
+from jobs.request import Request, problem_of
 from jobs.residuals import residuals
-from jobs.split import check_rows, held_out
-from jobs.tables import Table
-from jobs.targets import Target, find_target, without_nulls
+from jobs.targets import Target
+from jobs.validation import folds_of
+from jobs.weights import class_weights
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pandas as pd
 
-    from registry import Signature
+    from registry import ObjectStore, Signature
 
 logger = logging.getLogger(__name__)
 
-# Text with more distinct values than this share of the rows tells rows apart; the registry takes 10,000 at most.
-_APART = 0.5
-_ALWAYS_FEW = 100
-_MOST_CATEGORIES = 10_000
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, checked as far as it can be without reading the data."""
-
-    table: Table
-    target: str
-    features: tuple[str, ...]
-    family: Family
-    params: Mapping[str, Any]
-    fraction: float
-    task: str | None
-    seed: int
-    drop_null_target: bool
-    chosen: bool  # the features were named by the caller
-
-
-def make_request(
-    table: Table, target: str, features: Sequence[str] | None, exclude: Sequence[str] | None, **rest: Any
-) -> Request:
-    """Return what is asked of a table, its columns checked; the rest are fields of `Request`."""
-    chosen = choose_features(table.columns, target, features, exclude, table.source)
-    if table.rows is not None:
-        check_rows(table.rows, table.source)
-    return Request(table=table, target=target, features=chosen, chosen=features is not None, **rest)
+# Training rows that importances and the training curve are taken from.
+_SHOWN = 5_000
 
 
 @dataclass
@@ -75,89 +48,162 @@ class Fitted:
     left_out: dict[str, str]
     data: dict[str, Any]
     residuals: dict[str, Any]
+    report: dict[str, Any] = field(default_factory=dict)
+    checkpoints: Checkpoints | None = None
 
 
-class Clock:
-    """Seconds of each step, in order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        """Note the time since the step before."""
-        now = time.perf_counter()
-        self.seconds[step] = round(now - self._last, 4)
-        self._last = now
-
-    def total(self) -> dict[str, float]:
-        """Return the steps, and their sum."""
-        return {**self.seconds, "total": round(time.perf_counter() - self._start, 4)}
-
-
-@dataclass
-class Prepared:
-    """A table as models are fitted to it: read once, split, encoded by what the training rows alone say."""
-
-    matrix: npt.NDArray[Any]
-    truth: npt.NDArray[Any]
-    validation: npt.NDArray[np.bool_]
-    target: Target
-    signature: Signature
-    dropped: int
-    left_out: dict[str, str]
-
-    @property
-    def training(self) -> npt.NDArray[np.intp]:
-        """Places of the training rows."""
-        import numpy as np
-
-        return np.flatnonzero(~self.validation)
-
-
-def fit_here(request: Request, plan: Plan, clock: Clock) -> Fitted:
-    """Train in this process, with all of its threads."""
-    return fit_prepared(prepare(request, clock), request, plan, clock)
-
-
-def prepare(request: Request, clock: Clock) -> Prepared:
-    """Read the table, hold rows back, and encode it."""
+def fit_here(request: Request, plan: Plan, clock: Clock, store: ObjectStore | None = None) -> Fitted:
+    """Train in this process, with all of its threads; checkpoints, if asked for, are kept in the store."""
+    if request.how.folds is None:
+        return fit_prepared(prepare(request, clock), request, plan, clock, store)
     import numpy as np
 
-    from registry import capture_signature, encode
-
-    frame = request.table.read([*request.features, request.target])
-    check_rows(len(frame), request.table.source)
-    frame, dropped = without_nulls(frame, request.target, drop=request.drop_null_target)
-    check_rows(len(frame), f"{request.table.source}, less the rows without a target,")
+    rows = read_rows(request)
     clock.lap("read")
+    metrics, report, errors = cross_validate(rows, request, plan)
+    clock.lap("cross_validate")
+    everything = encode_rows(rows, np.zeros(len(rows.truth), dtype=bool), request)
+    fitted = fit_prepared(everything, request, plan, clock, store)
+    return replace(fitted, metrics=metrics, residuals=errors, report={**report, **fitted.report})
 
-    target = find_target(frame[request.target], request.task)
-    truth = target.encode(frame[request.target])
-    validation = held_out(truth if target.classes else None, len(frame), request.fraction, request.seed)
-    part = _without_unseen(frame.iloc[np.flatnonzero(~validation)])
-    features, left_out = usable_features(part, request)
-    signature = capture_signature(
-        part[list(features)], target=request.target, target_values=part[request.target], task=target.task
+
+def cross_validate(rows: Rows, request: Request, plan: Plan) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
+    """Measure a model for each fold, each with its own preprocessing; return the means, a report and the errors."""
+    import numpy as np
+
+    measured, truths, guesses = [], [], []
+    for training, held in folds_of(request.how, rows.places, rows.by, len(rows.truth)):
+        some = training | held
+        prepared = encode_rows(rows.take(some), held[some], request)
+        if prepared.target.classes != rows.target.classes:
+            raise DataError(
+                "a fold has no rows of some class to train on",
+                hint="Use fewer folds (cross_validation), or leave out the groups or times.",
+            )
+        model, problem, _ = learn_rows(prepared, request, plan.threads)
+        truth, matrix = prepared.truth[prepared.validation], prepared.matrix[prepared.validation]
+        predicted = request.family.score(model, matrix, problem)
+        measured.append(measure(truth, predicted, baseline_of(prepared.truth[prepared.training], prepared.target)))
+        truths.append(truth)
+        guesses.append(predicted)
+        logger.info("fold=%d of=%s metrics=%s", len(measured), request.how.folds, measured[-1])
+    shared = [name for name in measured[0] if all(name in one for one in measured)]
+    means = {name: float(np.mean([one[name] for one in measured])) for name in shared}
+    spread = {name: float(np.std([one[name] for one in measured], ddof=1)) for name in shared}
+    truth, predicted = np.concatenate(truths), np.concatenate(guesses)
+    report = describe(truth, predicted, means, rows.target, request.seed)
+    del report["intervals"]  # the spread over the folds says how sure the means are
+    told = {"folds": len(measured), "rows": len(truth), "mean": means, "std": spread}
+    return means, {"cross_validation": told, **report}, _errors(truth, predicted, rows.target)
+
+
+def _errors(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], target: Target) -> dict[str, Any]:
+    """Return the errors of rows held back, less those of a class that no training row has."""
+    known = truth >= 0 if target.classes is not None else slice(None)
+    return residuals(truth[known], predicted[known], classes=target.classes is not None)
+
+
+def learn_rows(
+    prepared: Prepared, request: Request, threads: int, store: ObjectStore | None = None
+) -> tuple[Any, Problem, Checkpoints | None]:
+    """Fit a model to the training rows; return it, what it was to learn, and its checkpoints."""
+    import numpy as np
+
+    target, truth, matrix = prepared.target, prepared.truth, prepared.matrix
+    problem = problem_of(prepared.signature, target, request, threads)
+    fitted, watched = ~prepared.validation, prepared.watched
+    weights = prepared.weights
+    if request.class_weight is not None:
+        by_class = class_weights(request.class_weight, target, truth[fitted])[truth.astype("int64")]
+        weights = by_class if weights is None else weights * by_class
+    watch = None
+    if watched is not None and request.patience is not None:
+        fitted = fitted & ~watched
+        watch = Watch(
+            matrix[watched], truth[watched], None if weights is None else weights[watched], request.patience
+        )  # fmt: skip
+    _check_fitted(truth[fitted], None if weights is None else weights[fitted], target, request)
+    checkpoints = None
+    if store is not None and request.every is not None:
+        checkpoints = Checkpoints(store, _question(prepared, request, weights), request.every)
+    start = None if request.parent is None else request.parent.model
+    places = np.flatnonzero(fitted)
+    model = boost(
+        request.family,
+        matrix[places],
+        truth[places],
+        problem,
+        None if weights is None else weights[places],
+        Course(start, watch, checkpoints),
     )
-    del part
-    matrix = encode(frame, signature, dtype=request.family.dtype)
-    clock.lap("prepare")
-    return Prepared(matrix, truth, validation, target, signature, dropped, left_out)
+    return model, problem, checkpoints
 
 
-def fit_prepared(prepared: Prepared, request: Request, plan: Plan, clock: Clock) -> Fitted:
+def _check_fitted(truth: npt.NDArray[Any], weights: npt.NDArray[Any] | None, target: Target, request: Request) -> None:
+    import numpy as np
+
+    if weights is not None and not float(weights.sum()) > 0:
+        raise ColumnInvalid(
+            f"all training rows have the weight 0 in {request.weight!r}",
+            hint="Choose another weight_col.",
+            context={"column": request.weight},
+        )
+    if target.classes is None or request.parent is not None:
+        return
+    counts = np.bincount(truth.astype("int64"), minlength=len(target.classes))
+    if not counts.all():
+        label = target.classes[int(counts.argmin())]
+        raise DataError(
+            f"no row of the class {label!r} is left to fit when some are watched for early stopping",
+            hint="Leave early_stopping out, or collect more rows of that class.",
+            context={"target": request.target},
+        )
+
+
+def _question(prepared: Prepared, request: Request, weights: npt.NDArray[Any] | None) -> dict[str, Any]:
+    """Say all that the model depends on: checkpoints of another training are no use."""
+    from jobs.lineage import data_lineage, software
+
+    masks = [mask for mask in (prepared.validation, prepared.watched, weights) if mask is not None]
+    return {
+        "arrays": data_lineage({}, (prepared.matrix, prepared.truth, *masks))["fingerprint"],
+        "signature": prepared.signature.model_dump_json(),
+        "model_type": request.family.model_type,
+        "params": dict(request.params),
+        "monotone": dict(request.monotone),
+        "patience": request.patience,
+        "seed": request.seed,
+        "parent": request.parent.model_id if request.parent else None,
+        "software": software(request.family.libraries),
+    }
+
+
+def fit_prepared(
+    prepared: Prepared, request: Request, plan: Plan, clock: Clock, store: ObjectStore | None = None
+) -> Fitted:
     """Train on the training rows, and measure on the others."""
     target, truth, matrix = prepared.target, prepared.truth, prepared.matrix
     training = prepared.training
-    problem = problem_of(prepared.signature, target, request, plan.threads)
-    learnt = truth[training]
-    model = request.family.fit(matrix[training], learnt, problem)
+    family = request.family
+    model, problem, checkpoints = learn_rows(prepared, request, plan.threads, store)
     clock.lap("fit")
-    baseline = baseline_of(learnt, target)
+    baseline = baseline_of(truth[training], target)
     validation = prepared.validation
-    scores = request.family.score(model, matrix[validation], problem)
-    metrics = measure(truth[validation], scores, baseline)
+    metrics: dict[str, float] = {}
+    report: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    parts = {"training": (matrix[training[:_SHOWN]], truth[training[:_SHOWN]])}
+    if validation.any():
+        held, known = matrix[validation], truth[validation]
+        predicted = family.score(model, held, problem)
+        metrics = measure(known, predicted, baseline)
+        report = describe(known, predicted, metrics, target, request.seed)
+        errors = _errors(known, predicted, target)
+        parts["validation"] = (held, known)
+    curve = training_curve(family, model, problem, parts, baseline)
+    if curve is not None:
+        report["curve"] = curve
+    report["importances"] = importances(family, model, problem, parts["training"][0])
     clock.lap("evaluate")
 
     from jobs.lineage import data_lineage
@@ -174,68 +220,10 @@ def fit_prepared(prepared: Prepared, request: Request, plan: Plan, clock: Clock)
             "dropped_rows": prepared.dropped,
         },
         left_out=prepared.left_out,
-        residuals=residuals(truth[validation], scores, classes=target.classes is not None),
+        residuals=errors,
         data=data_lineage(request.table.lineage(), (matrix, truth)),
-    )
-
-
-def _without_unseen(part: pd.DataFrame) -> pd.DataFrame:
-    """Drop the categories that no training row has: they are knowledge of the rows held back."""
-    import pandas as pd
-
-    named = [name for name in part.columns if isinstance(part[name].dtype, pd.CategoricalDtype)]
-    return part.assign(**{name: part[name].cat.remove_unused_categories() for name in named})
-
-
-def usable_features(
-    part: pd.DataFrame, request: Request, rows: int | None = None
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Leave out text columns that tell nearly every row apart, unless the caller named them.
-
-    A model can only memorise them, at a cost that grows with the square of the rows.
-
-    Parameters
-    ----------
-    part : DataFrame
-        The training rows, or rows that have all of their distinct values.
-    request : Request
-        What was asked for.
-    rows : int, optional
-        The number of training rows, when ``part`` does not have them all.
-    """
-    import pandas as pd
-
-    rows = len(part) if rows is None else rows
-    left_out: dict[str, str] = {}
-    for name in () if request.chosen else request.features:
-        dtype = part[name].dtype
-        if not (isinstance(dtype, pd.StringDtype | pd.CategoricalDtype) or pd.api.types.is_object_dtype(dtype)):
-            continue
-        try:
-            distinct = int(part[name].nunique())
-        except TypeError:
-            continue  # lists and the like: the signature refuses them by name
-        if distinct > min(_MOST_CATEGORIES, max(_ALWAYS_FEW, int(rows * _APART))):
-            left_out[name] = f"{distinct:,} distinct texts in {rows:,} rows tell rows apart, and teach nothing"
-            logger.warning("column=%s left_out=%r", name, left_out[name])
-    features = tuple(name for name in request.features if name not in left_out)
-    if not features:
-        raise ColumnInvalid(
-            f"every feature is text that tells rows apart: {listing(request.features)}",
-            hint="Name them in features to use them all the same.",
-        )
-    return features, left_out
-
-
-def problem_of(signature: Signature, target: Target, request: Request, threads: int) -> Problem:
-    """Return what a family must know to fit."""
-    return Problem(
-        target=target,
-        columns=tuple(column.name for column in signature.columns),
-        categories=tuple(len(column.categories or ()) for column in signature.columns),
-        params=request.params,
-        seed=request.seed,
-        threads=threads,
+        report=report,
+        checkpoints=checkpoints,
     )
 
 

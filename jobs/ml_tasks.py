@@ -5,7 +5,7 @@ Nothing heavy is imported before a method is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
@@ -49,18 +49,9 @@ class MLTasks:
         model_params: Mapping[str, Any] | None = None,
         validation_fraction: float = 0.2,
         distribute_data: bool | None = None,
-        *,
-        task: str | None = None,
-        name: str | None = None,
-        tags: Iterable[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        drop_null_target: bool = False,
-        exclude: Sequence[str] | None = None,
-        num_workers: int | None = None,
-        engine: str | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
-        """Train a model, measure it on rows it has not seen, and register it: see `jobs.train_model`."""
+        """Train a model, measure it and register it: see `jobs.train_model`, whose options these are."""
         return train_model(
             data,
             target_col,
@@ -69,16 +60,7 @@ class MLTasks:
             model_params,
             validation_fraction,
             distribute_data,
-            task=task,
-            name=name,
-            tags=tags,
-            metadata=metadata,
-            seed=seed,
-            drop_null_target=drop_null_target,
-            exclude=exclude,
-            num_workers=num_workers,
-            engine=engine,
-            config=self._config,
+            **{"config": self._config, **options},
         )
 
     def tune_model(

@@ -12,13 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 from compute import Config, load_config
+from jobs.continuing import find_parent
 from jobs.dask_table import DaskTable
 from jobs.families import find_family
-from jobs.fitting import Clock, Fitted, Request, fit_here, make_request
+from jobs.fitting import Fitted, fit_here
 from jobs.legacy import check_engine, with_engine
 from jobs.planner import Load, Plan, plan_training
-from jobs.split import check_fraction
+from jobs.preparing import Clock
+from jobs.request import Request, make_request
 from jobs.tables import open_table
+from jobs.train_checks import check_options, here_only
+from jobs.train_options import parser as parser
+from jobs.validation import make_validation
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,16 @@ def train_model(
     seed: int = 0,
     drop_null_target: bool = False,
     exclude: Sequence[str] | None = None,
+    validation: str | None = None,
+    group_col: str | None = None,
+    time_col: str | None = None,
+    cross_validation: int | None = None,
+    weight_col: str | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
+    monotone_constraints: Mapping[str, int] | None = None,
+    early_stopping: int | None = None,
+    checkpoint_every: int | None = None,
+    continue_from: str | None = None,
     num_workers: int | None = None,
     engine: str | None = None,
     config: Config | None = None,
@@ -63,7 +78,7 @@ def train_model(
         Parameters of the library; one that it does not know is an error. ``n_estimators`` or ``num_boost_round`` is
         the number of rounds.
     validation_fraction : float
-        Share of the rows held back, between 0 and 1; class by class for classification.
+        Share of the rows held back, between 0 and 1.
     distribute_data : bool, optional
         Train with Ray Train over the cluster, or in this process. By default the planner decides.
     task : {"regression", "classification", "binary", "multiclass"}, optional
@@ -81,6 +96,31 @@ def train_model(
         Leave out rows without a target, instead of refusing them.
     exclude : sequence of str, optional
         Columns not to learn from: what is not known yet when a prediction is asked for, above all.
+    validation : {"random", "stratified", "group", "time"}, optional
+        How rows are held back: by default class by class where there are classes, else at random.
+    group_col : str, optional
+        Hold back whole groups: no patient, shop or device is on both sides.
+    time_col : str, optional
+        Hold back the latest rows. Neither this column nor ``group_col`` is learnt from, unless ``features`` names it.
+    cross_validation : int, optional
+        Measure by so many folds instead: metrics are their means, the spread is in the report, and the model that is
+        registered is trained on all rows. By time, each fold is measured on what follows it.
+    weight_col : str, optional
+        How much each row counts in the fit. Metrics count all rows alike.
+    class_weight : "balanced" or mapping, optional
+        How much the rows of each class count: all classes alike, or ``{"late": 5}``.
+    monotone_constraints : mapping, optional
+        For a feature 1 where the prediction (of two classes, the probability of the second) may only rise with it, -1
+        where it may only fall. All model types but linear ones.
+    early_stopping : int, optional
+        Stop when a tenth of the training rows, which is then not fitted, has not been predicted better for so many
+        rounds, and keep the best rounds. The rows held back for validation have no part in it. Boosters.
+    checkpoint_every : int, optional
+        Keep the model in the object store after every so many rounds; when the process dies, the same call goes on
+        from there, to the same model. xgboost and lightgbm.
+    continue_from : str, optional
+        A registered model, to which rounds are added, with its preprocessing and, where none are given, its
+        parameters. With the same ``seed`` on the same data, the rows held back from it are held back again.
     num_workers : int, optional
         Training processes of a distributed run; by default as many as the cluster's nodes suggest.
     engine : {"xgboost_ray", "lightgbm_ray"}, optional
@@ -93,14 +133,18 @@ def train_model(
     dict
         ``model_id``, ``name``, ``version``, ``model_type``, ``task``, ``metrics`` (on held-out rows, with those of the
         baseline), ``plan``, ``rows`` with ``training_rows``, ``validation_rows`` and ``dropped_rows``, ``features``,
-        ``left_out`` (columns not used, with the reason) and ``seconds`` for each step.
+        ``left_out`` (columns not used, with the reason), ``seconds`` for each step, and ``report``, which is kept in
+        the model's lineage: ``intervals`` (95 %, by bootstrap), ``importances``, ``curve`` of boosters, ``residuals``
+        or ``confusion``, ``roc`` and ``precision_recall``, and ``cross_validation``.
 
     Raises
     ------
     DataError
         When the table, the target or a feature cannot be learnt from; always before anything is fitted.
     InvalidField
-        When a model type, parameter or task does not exist.
+        When a model type, parameter or task does not exist, or options contradict each other.
+    CapabilityMissing
+        When the model type, or a distributed run, cannot do what was asked for.
     ResourcesUnavailable
         When it fits neither this node nor the cluster.
     BackendUnavailable
@@ -121,7 +165,14 @@ def train_model(
     config = config or load_config()
     family = find_family(model_type if engine is None else check_engine(engine, model_type, distribute_data))
     params = dict(model_params or {})
-    check_fraction(validation_fraction)
+    how = make_validation(
+        validation, validation_fraction, seed, group_col=group_col, time_col=time_col, folds=cross_validation
+    )
+    monotone = check_options(family, params, monotone_constraints, early_stopping, checkpoint_every, cross_validation)
+    parent = None
+    if continue_from is not None:
+        parent = find_parent(continue_from, family, target_col, features, task, params, config)
+        params = {**parent.params, **params}
     table = open_table(data, config)
     request = make_request(
         table,
@@ -134,7 +185,15 @@ def train_model(
         task=task,
         seed=seed,
         drop_null_target=drop_null_target,
+        how=how,
+        weight=weight_col,
+        class_weight=class_weight,
+        monotone=monotone,
+        patience=early_stopping,
+        every=checkpoint_every,
+        parent=parent,
     )
+    distribute_data = here_only(request, distribute_data, engine)
     clock.lap("open")
     if engine is None:
         plan = make_plan(request, distribute_data, num_workers, config)
@@ -148,7 +207,12 @@ def train_model(
         request = replace(request, family=family)
         fitted = fit_here(request, plan, clock)
     elif plan.mode == "single":
-        fitted = fit_here(request, plan, clock)
+        store = None
+        if checkpoint_every is not None:
+            from registry import open_store
+
+            store = open_store(config.storage.uri, config)
+        fitted = fit_here(request, plan, clock, store)
     elif isinstance(table, DaskTable):
         from jobs.dask_training import fit_over_dask
 
@@ -209,6 +273,7 @@ def register(
         "parameters": dict(request.params),
         "seed": request.seed,
         "validation_fraction": request.fraction,
+        **_asked(request),
         "rows": {"total": rows, **fitted.rows},
         "baseline": fitted.baseline,
         "residuals": fitted.residuals,
@@ -216,6 +281,7 @@ def register(
         "plan": plan.mode,
         "software": software([*request.family.libraries, "pandas", "numpy"]),
         "job_id": job_id(),
+        "report": fitted.report,
         **({} if study is None else {"study": dict(study)}),
     }
     registry = get_model_registry(config)
@@ -229,6 +295,8 @@ def register(
         metrics=fitted.metrics,
         lineage=lineage,
     )
+    if fitted.checkpoints is not None:
+        fitted.checkpoints.remove()
     record = registry.get_model(model_id)
     clock.lap("register")
     logger.info(
@@ -247,53 +315,29 @@ def register(
         **fitted.rows,
         "features": features,
         "left_out": fitted.left_out,
+        "report": fitted.report,
         "seconds": clock.total(),
     }
 
 
-_EXAMPLE = """example:
-  python -m jobs.train --data data/flights.parquet --target arr_delay --exclude dep_time,arr_time,air_time \\
-      --drop-null-target --model-type xgboost --param max_depth=8 --param n_estimators=100 --name arrival-delay
-"""
-
-
-def training_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Return the options that training and tuning share."""
-    from jobs.commands import base_parser, comma_list, parameter
-
-    options = base_parser(program, description, example)
-    options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
-    options.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict")
-    options.add_argument("--features", type=comma_list, metavar="A,B,C", help="columns to predict from (default: all)")
-    options.add_argument("--exclude", type=comma_list, metavar="A,B,C", help="columns not to predict from")
-    options.add_argument(
-        "--model-type",
-        default="xgboost",
-        metavar="TYPE",
-        help="xgboost, lightgbm, random_forest, gradient_boosting, linear, logistic",
-    )
-    options.add_argument(
-        "--param", type=parameter, action="append", default=[], metavar="KEY=VALUE", help="of the library; repeatable"
-    )
-    options.add_argument("--task", help="regression, classification, binary, multiclass (default: from the target)")
-    options.add_argument("--name", help="the model's name in the registry (default: the model type)")
-    options.add_argument("--tag", action="append", default=[], help="for finding the model again; repeatable")
-    options.add_argument("--description", help="kept with the model")
-    options.add_argument("--validation-fraction", type=float, default=0.2, metavar="SHARE", help="default: 0.2")
-    options.add_argument("--drop-null-target", action="store_true", help="leave out rows without a target")
-    options.add_argument("--seed", type=int, default=0, help="of the split and of the model (default: 0)")
-    return options
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command's options."""
-    options = training_parser("python -m jobs.train", "Train a model on a table, measure it and register it.", _EXAMPLE)
-    options.add_argument(
-        "--distribute", choices=("auto", "yes", "no"), default="auto", help="train over the cluster (default: auto)"
-    )
-    options.add_argument("--num-workers", type=int, help="training processes of a distributed run")
-    options.add_argument("--engine", metavar="ENGINE", help="xgboost_ray or lightgbm_ray, of the extra `legacy`")
-    return options
+def _asked(request: Request) -> dict[str, Any]:
+    """Return for the lineage what was asked for besides the usual."""
+    how, parent = request.how, request.parent
+    classes = request.class_weight
+    told = {
+        "validation": how.kind,
+        "validation_column": how.column,
+        "cross_validation": how.folds,
+        "weight_col": request.weight,
+        "class_weight": {str(label): weight for label, weight in classes.items()}
+        if isinstance(classes, Mapping)
+        else classes,
+        "monotone_constraints": dict(request.monotone) or None,
+        "early_stopping": request.patience,
+        "checkpoint_every": request.every,
+        "parent": None if parent is None else parent.model_id,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def command(options: argparse.Namespace) -> dict[str, Any]:
@@ -315,6 +359,16 @@ def command(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         drop_null_target=options.drop_null_target,
         exclude=options.exclude,
+        validation=options.validation,
+        group_col=options.group_col,
+        time_col=options.time_col,
+        cross_validation=options.cross_validation,
+        weight_col=options.weight_col,
+        class_weight=options.class_weight,
+        monotone_constraints=dict(options.monotone) or None,
+        early_stopping=options.early_stopping,
+        checkpoint_every=options.checkpoint_every,
+        continue_from=options.continue_from,
         num_workers=options.num_workers,
         engine=options.engine,
     )

@@ -18,7 +18,9 @@ from typing import Any
 from compute import ComputeManager, Config, get_compute_manager, load_config
 from compute.errors import InvalidField
 from jobs.families import find_family
-from jobs.fitting import Clock, Prepared, Request, fit_prepared, make_request, prepare, problem_of
+from jobs.fitting import fit_prepared
+from jobs.preparing import Clock, Prepared, prepare
+from jobs.request import Request, make_request, problem_of
 from jobs.search import METRICS, Search
 from jobs.search_space import default_space, read_space
 from jobs.split import check_fraction, fold_numbers, held_out
@@ -247,7 +249,7 @@ A study that was interrupted goes on with the same command, if it has a name.
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    from jobs.train import training_parser
+    from jobs.train_options import training_parser
 
     options = training_parser(
         "python -m jobs.tune", "Find good parameters by trials, and train with the best.", _EXAMPLE

@@ -44,7 +44,7 @@ def _configured(storage: str | None) -> Config:
 def _in_words(report: CollectionReport) -> str:
     return (
         f"{'would free' if report.dry_run else 'freed'} {report.bytes:,} bytes: {report.models} deleted models, "
-        f"{report.artifacts} artifacts that no model names"
+        f"{report.artifacts} artifacts that no model names, {report.checkpoints} checkpoints"
     )
 
 

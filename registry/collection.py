@@ -23,8 +23,11 @@ from registry.store import ObjectStore
 
 GRACE = 3600.0
 """Seconds that an artifact is left alone after it was written: its registration follows."""
+CHECKPOINTS_KEPT = 7 * 86_400.0
+"""Seconds after which nobody goes on with a training that was interrupted."""
 _PURGED_AT_ONCE = 500
 _BLOBS = "blobs/"
+_CHECKPOINTS = "checkpoints/"
 _KEY = re.compile(r"blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})(?:\.(?P<generation>[1-9][0-9]*))?")
 
 
@@ -35,7 +38,8 @@ class CollectionReport(BaseModel):
 
     models: int = Field(0, description="Deleted models whose time to be restored was over.")
     artifacts: int = Field(0, description="Artifacts that no model named, nor one that can be restored.")
-    bytes: int = Field(0, description="Of these artifacts.")
+    checkpoints: int = Field(0, description="Of trainings that were interrupted and not gone on with for a week.")
+    bytes: int = Field(0, description="Of these artifacts and checkpoints.")
     dry_run: bool = False
 
 
@@ -55,7 +59,7 @@ def collect(
     dry_run: bool = False,
     grace: float = GRACE,
 ) -> CollectionReport:
-    """Purge deleted models whose time is over, and remove the artifacts that no model needs.
+    """Purge deleted models whose time is over, and remove the artifacts and checkpoints that nothing needs.
 
     Parameters
     ----------
@@ -87,11 +91,14 @@ def collect(
     else:
         generations = journal.execute(lambda table: commands.condemn(table, newest))
     outdated = [blob for blob in blobs if blob.generation < generations[blob.digest]]
+    forgotten = [found for found in store.scan(_CHECKPOINTS) if found.modified <= time.time() - CHECKPOINTS_KEPT]
     if not dry_run:
-        for blob in outdated:
-            store.delete(blob.key)
-    freed = sum(blob.size for blob in outdated)
-    return CollectionReport(models=models, artifacts=len(outdated), bytes=freed, dry_run=dry_run)
+        for key in [*(blob.key for blob in outdated), *(found.key for found in forgotten)]:
+            store.delete(key)
+    freed = sum(blob.size for blob in outdated) + sum(found.size for found in forgotten)
+    return CollectionReport(
+        models=models, artifacts=len(outdated), checkpoints=len(forgotten), bytes=freed, dry_run=dry_run
+    )
 
 
 def _purge(journal: Journal[ModelTable], keep_deleted: timedelta) -> int:

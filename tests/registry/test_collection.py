@@ -305,11 +305,11 @@ def test_the_command_says_what_it_freed(tmp_path: Path) -> None:
     os.utime(tmp_path / ArtifactStore(store).key(artifact), (two_hours_ago, two_hours_ago))
     would = collected(tmp_path, "--dry-run", "--json")
     assert (would.returncode, json.loads(would.stdout)) == (
-        0, {"models": 0, "artifacts": 1, "bytes": 1500, "dry_run": True},
+        0, {"models": 0, "artifacts": 1, "checkpoints": 0, "bytes": 1500, "dry_run": True},
     )  # fmt: skip
     did = collected(tmp_path)
     assert (did.returncode, did.stdout) == (
-        0, "freed 1,500 bytes: 0 deleted models, 1 artifacts that no model names\n",
+        0, "freed 1,500 bytes: 0 deleted models, 1 artifacts that no model names, 0 checkpoints\n",
     )  # fmt: skip
     assert list(store.list("blobs/")) == []
     (tmp_path / "models" / "log" / f"{2:020d}.json").write_text("{}")
@@ -320,6 +320,18 @@ def test_the_command_says_what_it_freed(tmp_path: Path) -> None:
     mistyped = collected(tmp_path / "typo", "--dry-run")
     assert (mistyped.returncode, mistyped.stdout) == (2, "")
     assert "holds no models, tasks or tokens. See storage.uri" in mistyped.stderr
+
+
+def test_checkpoints_of_a_training_that_nobody_went_on_with_are_collected_after_a_week(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    catalog = ModelCatalog(store)
+    for key, days in (("checkpoints/old/000000010", 8), ("checkpoints/new/000000010", 6)):
+        store.put(key, b"model")
+        then = time.time() - days * 86_400
+        os.utime(tmp_path / key, (then, then))
+    assert collect(catalog.journal, store, KEEP, dry_run=True).checkpoints == 1
+    assert collect(catalog.journal, store, KEEP) == CollectionReport(checkpoints=1, bytes=5)
+    assert list(store.list("checkpoints/")) == ["checkpoints/new/000000010"]
 
 
 def test_maintenance_goes_on_after_the_store_was_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
