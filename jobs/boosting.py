@@ -7,7 +7,6 @@ in between: so both give the same model. numpy is used through the arrays it is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +99,9 @@ def _by_stretches(
 ) -> Any:
     boosting, watch = family.boosting, course.watch
     assert boosting is not None  # checked with the request
-    load: Callable[[bytes], Any] = boosting.load
+    dump, load = boosting.dump, boosting.load
+    assert dump is not None
+    assert load is not None
     total, done, model = family.rounds(problem.params), 0, course.start
     kept = checkpoints.newest()
     if kept is not None:
@@ -116,6 +117,6 @@ def _by_stretches(
         model = family.fit(matrix, target, stretch, *(() if model is None else (model,)), **options)
         done += step
         scores = [] if watch is None else watch.scores
-        checkpoints.save(boosting.dump(model), done, scores, higher=watch is not None and watch.higher)
+        checkpoints.save(dump(model), done, scores, higher=watch is not None and watch.higher)
         report_progress(done / total, f"round {done} of {total}")
     return model

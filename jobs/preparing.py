@@ -145,8 +145,9 @@ def encode_rows(rows: Rows, validation: npt.NDArray[np.bool_], request: Request)
     from registry import capture_signature, encode
 
     frame, target, truth = rows.frame, rows.target, rows.truth
+    left_out: dict[str, str] = {}
     if request.parent is not None:
-        signature, left_out = request.parent.signature, {}
+        signature = request.parent.signature
     else:
         part = _without_unseen(frame.iloc[np.flatnonzero(~validation)])
         if request.how.kind in ("group", "time"):
