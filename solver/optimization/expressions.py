@@ -29,6 +29,9 @@ _VARIABLE_KEYS = ("lower", "upper", "integer")
 _EXAMPLE = 'Write, for example: "limit: 2*x + y <= 4".'
 LABEL = re.compile(r"\s*([^\W\d]\w*)\s*:(.*)", re.DOTALL)
 
+CONSTANTS = {"pi": math.pi}
+"""Names that stand for numbers, unless a variable has them."""
+
 Linear = dict[tuple[str, ...], float]
 """A polynomial: coefficients by the variables of each term, in order; ``()`` is the constant."""
 
@@ -261,6 +264,8 @@ class Reader:
         if isinstance(node, ast.Constant):
             return {(): self.number(node)}
         if isinstance(node, ast.Name):
+            if node.id in CONSTANTS and node.id not in self._names:
+                return {(): CONSTANTS[node.id]}
             return self._variable(node, node.id)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             return self._variable(node, f"{node.value.id}.{node.attr}")

@@ -211,7 +211,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.dictionaries(st.sampled_from(["variables", "intervals", "minimize", "horizon", "name"]), JSON, max_size=3),
     constraints=st.lists(st.dictionaries(st.sampled_from(KINDS), JSON, min_size=1, max_size=1) | JSON, max_size=3),

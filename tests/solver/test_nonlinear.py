@@ -138,6 +138,8 @@ def test_what_is_linear_stays_a_program_of_arrays() -> None:
     assert read_written(model).kind == "QP"
     assert read_written({**model, "subject_to": ["x*y >= 1"]}).kind == "NLP"
     assert read_written({**model, "minimize": "x*y*x"}).kind == "NLP"
+    assert read_written({**model, "minimize": "pi*x*y"}).kind == "QP"
+    assert read_written({**model, "minimize": "pi*exp(x)"}).kind == "NLP"
     assert read_written({**model, "minimize": "x/y + 2**x"}).kind == "NLP"
 
 
@@ -146,7 +148,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(words=st.lists(WORDS, min_size=3, max_size=12), x=st.floats(-10, 10), y=st.floats(-10, 10))
 def test_expressions_are_refused_or_mean_what_python_means(words: list[str], x: float, y: float) -> None:
     text = " ".join(words)

@@ -11,6 +11,7 @@ import numpy as np
 
 from compute.errors import InvalidField
 from solver.optimization.expressions import (
+    CONSTANTS,
     MAX_DEPTH,
     Header,
     Reader,
@@ -29,7 +30,6 @@ _BINARY: Mapping[type[ast.operator], str] = {
     ast.Div: "/",
     ast.Pow: "**",
 }
-_CONSTANTS = {"pi": math.pi}
 
 
 def read_written(model: Mapping[str, Any]) -> Program | NonlinearProgram:
@@ -115,8 +115,8 @@ class _Functions(Reader):
         if isinstance(node, ast.Constant):
             return self._graph.number(self.number(node))
         if isinstance(node, ast.Name):
-            if node.id in _CONSTANTS and node.id not in self._variables:
-                return self._graph.number(_CONSTANTS[node.id])
+            if node.id in CONSTANTS and node.id not in self._variables:
+                return self._graph.number(CONSTANTS[node.id])
             self._variable(node, node.id)
             return self._variables[node.id]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
