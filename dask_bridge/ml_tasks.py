@@ -6,7 +6,7 @@ Ray, Dask and the rest are imported inside the methods.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jobs
 from compute import ComputeManager, Config
@@ -95,6 +95,9 @@ class MLTasks(jobs.MLTasks):
         output: str | None = None,
         key_columns: Sequence[str] | None = None,
         proba: bool = False,
+        bad_rows: Literal["raise", "divert"] = "raise",
+        overwrite: bool = False,
+        rows_per_part: int | None = None,
     ) -> Any:
         """Score all rows of a table: see `jobs.predict_batch`.
 
@@ -103,13 +106,22 @@ class MLTasks(jobs.MLTasks):
         """
         if not _is_dask_frame(data):
             scored: pd.Series[Any] | pd.DataFrame | dict[str, Any] = super().predict_batch(
-                model_id, data, batch_size, distributed, output=output, key_columns=key_columns, proba=proba
+                model_id,
+                data,
+                batch_size,
+                distributed,
+                output=output,
+                key_columns=key_columns,
+                proba=proba,
+                bad_rows=bad_rows,
+                overwrite=overwrite,
+                rows_per_part=rows_per_part,
             )
             return scored
-        if output is not None:
+        if output is not None or bad_rows == "divert" or overwrite or rows_per_part:
             raise InvalidField(
-                "output does not apply to a Dask DataFrame, whose predictions are lazy",
-                hint="Leave it out, and use to_frame().to_parquet(DIRECTORY) of what is returned.",
+                "output and what goes with it do not apply to a Dask DataFrame, whose predictions are lazy",
+                hint="Leave them out, and use to_frame().to_parquet(DIRECTORY) of what is returned.",
             )
         self._open()
         return predict_lazily(model_id, data, batch_size, key_columns=key_columns, proba=proba, config=self.config)
@@ -122,11 +134,17 @@ class MLTasks(jobs.MLTasks):
         *,
         batch_size: int = 10000,
         drop_null_target: bool = False,
+        resamples: int = 1000,
     ) -> dict[str, Any]:
         """Measure a model on rows whose target is known: see `jobs.evaluate_model`."""
         if not _is_dask_frame(data):
             return super().evaluate_model(
-                model_id, data, target_col, batch_size=batch_size, drop_null_target=drop_null_target
+                model_id,
+                data,
+                target_col,
+                batch_size=batch_size,
+                drop_null_target=drop_null_target,
+                resamples=resamples,
             )
         return evaluate_lazily(
             model_id,
@@ -135,6 +153,7 @@ class MLTasks(jobs.MLTasks):
             target_col,
             batch_size=batch_size,
             drop_null_target=drop_null_target,
+            resamples=resamples,
             config=self.config,
         )
 

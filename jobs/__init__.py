@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.bodies import BodyFormat, read_body, write_body
+    from jobs.compare import compare_models
     from jobs.dask_scoring import evaluate_lazily, predict_lazily
     from jobs.dask_table import DaskTable
+    from jobs.drift import measure_drift
     from jobs.evaluate import evaluate_model
     from jobs.families import find_family
+    from jobs.importance import feature_importance
     from jobs.ml_tasks import MLTasks, get_ml_tasks
     from jobs.parallel import Training, parallel_model_inference, parallel_model_training
     from jobs.predict import predict_batch
@@ -27,10 +30,13 @@ __all__ = [
     "DaskTable",
     "MLTasks",
     "Training",
+    "compare_models",
     "evaluate_lazily",
     "evaluate_model",
+    "feature_importance",
     "find_family",
     "get_ml_tasks",
+    "measure_drift",
     "open_table",
     "parallel_model_inference",
     "parallel_model_training",
@@ -51,7 +57,10 @@ _HOMES = {
     "predict_lazily": "jobs.dask_scoring",
     "MLTasks": "jobs.ml_tasks",
     "Training": "jobs.parallel",
+    "compare_models": "jobs.compare",
     "evaluate_model": "jobs.evaluate",
+    "feature_importance": "jobs.importance",
+    "measure_drift": "jobs.drift",
     "find_family": "jobs.families",
     "get_ml_tasks": "jobs.ml_tasks",
     "open_table": "jobs.tables",

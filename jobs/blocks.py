@@ -117,12 +117,6 @@ def _representatives(part: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _repeated(values: pd.Series[Any], length: int) -> pd.Series[Any]:
-    return (
-        values.take([index % len(values) for index in range(length)]).reset_index(drop=True) if len(values) else values
-    )
-
-
 def together(said: Sequence[Said]) -> Said | None:
     """Join what the blocks said; None when no block has a training row."""
     import pandas as pd
@@ -160,3 +154,8 @@ def score_block(
         "truth": encoded["target"],
         "predicted": find_family(model_type).score(model, encoded["matrix"], problem),
     }
+
+
+def thin_block(encoded: dict[str, Any], step: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Return every so manyth row of an encoded block."""
+    return {"matrix": encoded["matrix"][::step]}

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from compute.errors import ColumnInvalid, DataError
 from jobs.columns import check_names, require_columns
+from jobs.csv_lenient import PLAIN, read_leniently
 from jobs.files import DataFile
 from jobs.tables import Table, to_frame
 
@@ -25,24 +26,26 @@ if TYPE_CHECKING:
 
 # Arrow settles the type of each column on the first block of a stream: large enough to see most surprises.
 _BLOCK = 4 * 2**20
-# Arrow's names for what people call otherwise.
-_PLAIN = {"double": "a number", "int64": "a whole number", "bool": "true or false", "null": "an empty cell"}
 # Bytes in memory for a byte on disk: numbers shrink, text grows, and a compressed file is several times as large.
 _GROWTH = {".csv": 2, ".gz": 12, ".zip": 12}
 
 
-def open_csv(uri: str, files: tuple[DataFile, ...]) -> CsvTable:
-    """Read the header and the first rows of each file, and compare them."""
+def open_csv(uri: str, files: tuple[DataFile, ...], *, lenient: bool = False) -> CsvTable:
+    """Read the header and the first rows of each file, and compare them.
+
+    The batches of a lenient table say in the column `REASON` which rows could not be read, and why; else such a row
+    is an error.
+    """
     found: dict[str, pa.DataType] = {}
     for file in files:
-        with _reader(file, None) as reader:
+        with _reader(file, None, skipped=[] if lenient else None) as reader:
             schema = reader.schema
             names = check_names(schema.names, file.path)
         if found:
             require_columns(tuple(found), names, file.path, "(of the first file)")
             require_columns(names, tuple(found), files[0].path, f"(of {file.path})")
         found = found or dict(zip(names, schema.types, strict=True))
-    return CsvTable(uri, files, found)
+    return CsvTable(uri, files, found, lenient=lenient)
 
 
 @contextmanager
@@ -69,27 +72,43 @@ def _bytes(file: DataFile) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _reader(
-    file: DataFile, columns: Sequence[str] | None, types: Mapping[str, pa.DataType] | None = None
+    file: DataFile,
+    columns: Sequence[str] | None,
+    types: Mapping[str, pa.DataType] | None = None,
+    skipped: list[Any] | None = None,
 ) -> Iterator[Any]:
-    """Open a streaming reader; whatever goes wrong in it names the file."""
+    """Open a streaming reader; whatever goes wrong in it names the file.
+
+    With ``skipped``, lines of another number of fields than the header are put there, instead of being an error.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
     with _explained(file), _bytes(file) as text:
         try:
-            reader = csv.open_csv(text, *_options(columns, types))
+            reader = csv.open_csv(text, *_options(columns, types, skipped))
         except pa.ArrowKeyError as error:
             raise DataError(f"{file.path} has other columns than the first file: {error}") from error
         with reader:
             yield reader
 
 
-def _options(columns: Sequence[str] | None, types: Mapping[str, pa.DataType] | None = None) -> tuple[Any, Any, Any]:
+def _options(
+    columns: Sequence[str] | None,
+    types: Mapping[str, pa.DataType] | None = None,
+    skipped: list[Any] | None = None,
+) -> tuple[Any, Any, Any]:
     from pyarrow import csv
 
+    def skip(line: Any) -> str:
+        assert skipped is not None  # it is passed on only with a list
+        skipped.append(line)
+        return "skip"
+
     return (
-        csv.ReadOptions(block_size=_BLOCK),
-        csv.ParseOptions(newlines_in_values=True),
+        # With threads, Arrow does not know the numbers of lines.
+        csv.ReadOptions(block_size=_BLOCK, use_threads=skipped is None),
+        csv.ParseOptions(newlines_in_values=True, invalid_row_handler=None if skipped is None else skip),
         csv.ConvertOptions(
             include_columns=list(columns) if columns is not None else None,
             column_types=dict(types or {}),
@@ -126,19 +145,21 @@ class CsvTable:
         files: tuple[DataFile, ...],
         types: Mapping[str, pa.DataType],
         kinds: Mapping[str, str] | None = None,
+        lenient: bool = False,
     ) -> None:
         self.source = uri
         self.columns = tuple(types)
         self._files = files
         self._types = dict(types)
         self._kinds = dict(kinds or {})
+        self._lenient = lenient
 
     def expecting(self, kinds: Mapping[str, str]) -> CsvTable:
         """Return the table with the kinds that a model's signature gives its features.
 
         The first rows do not tell all: they may be whole numbers where others follow, or empty.
         """
-        return CsvTable(self.source, self._files, self._types, kinds)
+        return CsvTable(self.source, self._files, self._types, kinds, self._lenient)
 
     def size(self, columns: Sequence[str]) -> int:
         """Estimate from the files' sizes and the share of the columns."""
@@ -167,6 +188,10 @@ class CsvTable:
         import pyarrow as pa
 
         types = self._expected(columns)
+        if self._lenient:
+            for file in self._files:
+                yield from read_leniently(file, columns, {**self._types, **types}, rows, _reader)
+            return
         for file in self._files:
             try:
                 with _reader(file, columns, types) as reader:
@@ -181,7 +206,7 @@ class CsvTable:
         """Give a table for each file, or for each run of files."""
         step = max(1, -(-len(self._files) // parts))
         return [
-            CsvTable(self.source, self._files[start : start + step], self._types, self._kinds)
+            CsvTable(self.source, self._files[start : start + step], self._types, self._kinds, self._lenient)
             for start in range(0, len(self._files), step)
         ]
 
@@ -223,8 +248,7 @@ def _conversion(error: DataError, file: DataFile) -> DataError:
             if found:
                 break
     where = f" in row {row}" if found else ""
-    needed = _PLAIN.get(match[2], match[2])
-    needed = _PLAIN.get(match[2], match[2])
+    needed = PLAIN.get(match[2], match[2])
     return ColumnInvalid(
         f"the column {name!r} of {file.path} has the value {match[3]!r}{where}, where {needed} is needed",
         hint="Leave the cell empty where a value is not known.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compute import Config, load_config
 from compute.errors import DataError, InvalidField
 from jobs.columns import require_columns
-from jobs.evaluate import Compared, compare, measure_parts
+from jobs.evaluate import Compared, compare, intervals, measure_parts
 from jobs.predict import PREDICTION, collect, model_with_signature, prediction_names
 from jobs.scoring import Job, score_here
 from jobs.tables import FrameTable
@@ -80,13 +80,14 @@ def evaluate_lazily(
     *,
     batch_size: int = 10000,
     drop_null_target: bool = False,
+    resamples: int = 1000,
     config: Config | None = None,
 ) -> dict[str, Any]:
     """Measure a model on a Dask DataFrame; of each row the truth and the prediction come here, and nothing else.
 
     Parameters
     ----------
-    model_id, target_col, batch_size, drop_null_target, config
+    model_id, target_col, batch_size, drop_null_target, resamples, config
         As for `jobs.evaluate_model`.
     frame : dask.dataframe.DataFrame
         Raw rows with the model's features and the target.
@@ -116,6 +117,7 @@ def evaluate_lazily(
         "rows": count,
         "dropped_rows": nulls,
         "metrics": metrics,
+        "intervals": intervals(compared, target, resamples),
         "plan": {"mode": "distributed", "reason": f"the {len(parts)} partitions are scored where they are"},
         "seconds": {"total": round(time.perf_counter() - started, 4)},
     }

@@ -12,13 +12,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import TaskFailed
-from jobs.blocks import encode_block, mark_block, say_block, score_block
+from jobs.blocks import encode_block, mark_block, say_block, score_block, thin_block
 from jobs.dask_table import DaskTable
 from jobs.distributed import blocks_lineage, learn
 from jobs.fitting import Fitted
 from jobs.metrics import measure
 from jobs.planner import Plan
 from jobs.preparing import Clock
+from jobs.profile import MOST_ROWS, profile_of
 from jobs.report import describe, importances
 from jobs.request import Request
 from jobs.residuals import residuals
@@ -72,6 +73,8 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
     report = describe(truth, predicted, metrics, target, request.seed)
     report["importances"] = importances(request.family, model, problem, np.empty((0, len(problem.columns))))
     clock.lap("evaluate")
+    thin = functools.partial(thin_block, step=-(-len(truth) // MOST_ROWS))
+    sample = np.concatenate([part["matrix"] for part in client.gather(client.map(thin, held_out, pure=False))])
     return Fitted(
         model=model,
         signature=signature,
@@ -83,6 +86,7 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
         residuals=residuals(truth, predicted, classes=target.classes is not None),
         data=blocks_lineage(request, said.digest),
         report=report,
+        profile=profile_of(sample, signature),
     )
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from compute.errors import DataError, TaskFailed
-from jobs.blocks import Said, encode_block, mark_block, say_block, score_block, together
+from jobs.blocks import Said, encode_block, mark_block, say_block, score_block, thin_block, together
 from jobs.fitting import Fitted
 from jobs.metrics import measure
 from jobs.planner import Plan
 from jobs.preparing import Clock, usable_features
+from jobs.profile import MOST_ROWS, profile_of
 from jobs.ray_dataset import as_dataset
 from jobs.report import describe, importances
 from jobs.request import Request, problem_of
@@ -86,6 +87,7 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
         residuals=residuals(truth, predicted, classes=target.classes is not None),
         data=blocks_lineage(request, said.digest),
         report=report,
+        profile=_profile(held_out, len(truth), signature),
     )
 
 
@@ -132,6 +134,17 @@ def _score(
         scored = held_out.map_batches(score, batch_format="numpy", batch_size=None)
         parts = list(scored.iter_batches(batch_format="numpy", batch_size=None))
     return np.concatenate([part["truth"] for part in parts]), np.concatenate([part["predicted"] for part in parts])
+
+
+def _profile(held_out: Any, rows: int, signature: Signature) -> dict[str, Any]:
+    """Describe the rows held back, or an even part of them."""
+    import numpy as np
+
+    thin = functools.partial(thin_block, step=-(-rows // MOST_ROWS))
+    # A few are thinned here; tasks would first import the libraries in every worker.
+    small = held_out if rows <= MOST_ROWS else held_out.map_batches(thin, batch_format="numpy", batch_size=None)
+    parts = [part["matrix"] for part in small.iter_batches(batch_format="numpy", batch_size=None)]
+    return profile_of(np.concatenate(parts), signature)
 
 
 def blocks_lineage(request: Request, digest: str) -> dict[str, Any]:

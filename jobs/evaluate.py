@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
-from compute.errors import ColumnInvalid, DataError
+from compute.errors import ColumnInvalid, DataError, InvalidField
 from jobs.columns import require_columns
 from jobs.metrics import measure
+from jobs.paired import interval, losses_of, resample
 from jobs.planner import Load, plan_scoring
 from jobs.predict import model_with_signature, typed
+from jobs.progress import report
 from jobs.scoring import Job, Scored, score_here
 from jobs.tables import open_table, to_frame
 from jobs.targets import Target, nulls_in_target
@@ -38,6 +40,7 @@ def evaluate_model(
     *,
     batch_size: int = 10000,
     drop_null_target: bool = False,
+    resamples: int = 1000,
     config: Config | None = None,
 ) -> dict[str, Any]:
     """Measure a model on rows whose target is known.
@@ -54,6 +57,8 @@ def evaluate_model(
         Rows scored at once.
     drop_null_target : bool
         Leave out rows without a target, instead of refusing them.
+    resamples : int
+        Of the bootstrap that the metrics' intervals come from; 0 for none.
     config : Config, optional
         By default `load_config`.
 
@@ -61,7 +66,8 @@ def evaluate_model(
     -------
     dict
         ``model_id``, ``task``, ``target``, ``rows``, ``dropped_rows``, ``metrics`` as `train_model` gives them (the
-        baseline is that of the training data), ``plan`` and ``seconds``.
+        baseline is that of the training data), ``intervals`` (``low`` and ``high`` of metrics: where 95 % of resamples
+        of the rows lie), ``plan`` and ``seconds``.
 
     Raises
     ------
@@ -83,6 +89,8 @@ def evaluate_model(
     """
     started = time.perf_counter()
     config = config or load_config()
+    if resamples < 0:
+        raise InvalidField(f"resamples is {resamples}, and must be at least 0")
     record, signature = model_with_signature(model_id, config)
     name = target_col or signature.target
     if name is None:
@@ -96,7 +104,10 @@ def evaluate_model(
     plan = plan_scoring(Load(rows, size, peak, peak), distribute=False, config=config)
     target = Target(signature.task, "of the model", signature.classes)
     job = Job(record.model_id, (name,), signature.classes is not None, batch_size, config)
-    parts = [compare(scored, name, target) for scored in score_here(table, job, plan.threads)]
+    parts = []
+    for scored in score_here(table, job, plan.threads):
+        parts.append(compare(scored, name, target))
+        report("evaluate", sum(len(part.truth) + part.nulls for part in parts), rows)
     count, nulls, metrics = measure_parts(parts, record, target, name, table.source, drop_null_target=drop_null_target)
     seconds = round(time.perf_counter() - started, 4)
     logger.info("model=%s rows=%d seconds=%.2f metrics=%s", record.model_id, count, seconds, metrics)
@@ -107,6 +118,7 @@ def evaluate_model(
         "rows": count,
         "dropped_rows": nulls,
         "metrics": metrics,
+        "intervals": intervals(parts, target, resamples),
         "plan": plan.summary(),
         "seconds": {"total": seconds},
     }
@@ -126,7 +138,7 @@ def compare(scored: Scored, name: str, target: Target) -> Compared:
     values = to_frame(scored.keys)[name]
     there = values.notna().to_numpy()
     predicted = scored.probabilities if scored.probabilities is not None else scored.predictions
-    return Compared(_truth(values[there], target), predicted[there], int((~there).sum()))
+    return Compared(truth_of(values[there], target), predicted[there], int((~there).sum()))
 
 
 def measure_parts(
@@ -146,7 +158,20 @@ def measure_parts(
     return count, nulls, measure(truth, given, _baseline(record, truth, target))
 
 
-def _truth(values: pd.Series[Any], target: Target) -> npt.NDArray[Any]:
+def intervals(parts: Sequence[Compared], target: Target, resamples: int) -> dict[str, dict[str, float]]:
+    """Return, of each metric, where 95 % of resamples of the rows lie."""
+    import numpy as np
+
+    if not resamples:
+        return {}
+    some = [part for part in parts if len(part.truth)]
+    truth, given = (np.concatenate([getattr(part, name) for part in some]) for name in ("truth", "given"))
+    draws = resample([losses_of(truth, given, target.classes)], resamples, seed=0)
+    return {metric: interval(values[:, 0], 0.95) for metric, (_, values) in draws.items()}
+
+
+def truth_of(values: pd.Series[Any], target: Target) -> npt.NDArray[Any]:
+    """Return a target, none of it null, as it is measured: values, or places of classes."""
     import pandas as pd
 
     if target.classes is None and not pd.api.types.is_numeric_dtype(values.dtype):
@@ -170,7 +195,7 @@ def _baseline(record: ModelRecord, truth: npt.NDArray[Any], target: Target) -> d
 
 
 _EXAMPLE = """example:
-  python -m jobs.evaluate --model arrival-delay --data data/flights.parquet --drop-null-target
+  python -m jobs.evaluate --model arrival-delay --data data/flights.parquet --drop-null-target --importance
 """
 
 
@@ -183,19 +208,27 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
     options.add_argument("--target", metavar="COLUMN", help="default: what the model was trained on")
     options.add_argument("--drop-null-target", action="store_true", help="leave out rows without a target")
+    options.add_argument("--importance", action="store_true", help="say what the predictions rest on, too")
+    options.add_argument("--resamples", type=int, default=1000, help="for intervals of the metrics (default: 1000)")
     options.add_argument("--batch-size", type=int, default=10000, metavar="ROWS", help="rows at once (default: 10000)")
     return options
 
 
 def command(options: argparse.Namespace) -> dict[str, Any]:
     """Run with the options of the command line."""
-    return evaluate_model(
+    result = evaluate_model(
         options.model,
         options.data,
         options.target,
         batch_size=options.batch_size,
         drop_null_target=options.drop_null_target,
+        resamples=options.resamples,
     )
+    if options.importance:
+        from jobs.importance import feature_importance
+
+        result["importance"] = feature_importance(options.model, options.data, options.target)
+    return result
 
 
 if __name__ == "__main__":

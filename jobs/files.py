@@ -6,7 +6,9 @@ fsspec is imported inside functions: a local path never needs it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -24,6 +26,7 @@ _SUFFIXES: dict[str, Format] = {
     ".csv.zip": "csv",
 }
 _KNOWN = ", ".join(_SUFFIXES)
+_PATTERN = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class DataFile:
     path: str
     size: int
     stamp: str
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def local(self) -> bool:
@@ -100,8 +103,9 @@ def find_files(uri: str, config: Config) -> tuple[Format, tuple[DataFile, ...]]:
     Parameters
     ----------
     uri : str
-        A path, ``file://...`` or ``s3://...``; a file, or a directory whose files are all CSV or all Parquet. Names
-        that start with ``.`` or ``_`` are left out, as Spark and Hive do.
+        A path, ``file://...`` or ``s3://...``; a file, a directory whose files are all CSV or all Parquet, or a
+        pattern of names with ``*``, ``?``, ``[...]``, and ``**`` for folders. Names that start with ``.`` or ``_``
+        are left out, as Spark and Hive do.
     config : Config
         Access to S3.
 
@@ -138,7 +142,7 @@ def find_files(uri: str, config: Config) -> tuple[Format, tuple[DataFile, ...]]:
     for file in files:
         if not file.size:
             raise DataError(f"{file.path} is empty (0 bytes)", hint="Write it again, or leave it out.")
-        if "=" in file.path[len(str(path) if path is not None else uri) :].rpartition("/")[0]:
+        if "=" in file.path[len(fixed_part(str(path) if path is not None else uri)) :].rpartition("/")[0]:
             raise DataError(
                 f"{uri} is partitioned by folder names ({file.path}), and their columns would be lost",
                 hint="Name one of the folders, or write the partition's columns into the files.",
@@ -148,8 +152,24 @@ def find_files(uri: str, config: Config) -> tuple[Format, tuple[DataFile, ...]]:
     return kind, files
 
 
+def fixed_part(path: str) -> str:
+    """Return the folder before the first pattern in a path; a path without one is its own.
+
+    Examples
+    --------
+    >>> fixed_part("bucket/2013/part-*.parquet"), fixed_part("bucket/2013")
+    ('bucket/2013', 'bucket/2013')
+    """
+    match = _PATTERN.search(path)
+    return path if match is None else path[: match.start()].rpartition("/")[0]
+
+
 def _on_disk(path: Path) -> tuple[DataFile, ...]:
-    if path.is_dir():
+    if _PATTERN.search(str(path)) and not path.exists():
+        # The pattern says which names are wanted; of those that begin with . or _, none is, as in a directory.
+        names = (Path(name) for name in glob(str(path), recursive=True))  # noqa: PTH207  (of an absolute path)
+        found = sorted(name for name in names if name.is_file() and name.name[0] not in "._")
+    elif path.is_dir():
         found = sorted(
             item
             for item in path.rglob("*")
@@ -180,7 +200,11 @@ def _remote(uri: str, config: Config) -> tuple[DataFile, ...]:
         raise UnsupportedFormat(f"cannot read from {scheme}:// ({uri})", hint="Use a path, file:// or s3://.")
     try:
         filesystem, root = fsspec.core.url_to_fs(uri, **options)
-        found = filesystem.find(root, detail=True)
+        if _PATTERN.search(root):
+            found = filesystem.glob(root, detail=True)
+            root = fixed_part(root)
+        else:
+            found = filesystem.find(root, detail=True)
     except FileNotFoundError:
         return ()
     except OSError as error:

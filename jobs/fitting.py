@@ -16,6 +16,7 @@ from jobs.families import Problem
 from jobs.metrics import measure
 from jobs.planner import Plan
 from jobs.preparing import Clock, Prepared, Rows, encode_rows, prepare, read_rows
+from jobs.profile import profile_of
 from jobs.report import describe, importances, training_curve
 from jobs.request import Request, problem_of
 from jobs.residuals import residuals
@@ -50,6 +51,8 @@ class Fitted:
     residuals: dict[str, Any]
     report: dict[str, Any] = field(default_factory=dict)
     checkpoints: Checkpoints | None = None
+    profile: dict[str, Any] = field(default_factory=dict)
+    """See `jobs.profile`; of a distributed run, of the rows held back, which are drawn evenly."""
 
 
 def fit_here(request: Request, plan: Plan, clock: Clock, store: ObjectStore | None = None) -> Fitted:
@@ -224,6 +227,7 @@ def fit_prepared(
         data=data_lineage(request.table.lineage(), (matrix, truth)),
         report=report,
         checkpoints=checkpoints,
+        profile=profile_of(prepared.matrix[prepared.training], prepared.signature, request.seed),
     )
 
 

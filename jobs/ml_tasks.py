@@ -9,8 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
+from jobs.compare import compare_models
+from jobs.drift import measure_drift
 from jobs.evaluate import evaluate_model
+from jobs.importance import feature_importance
 from jobs.predict import predict_batch
+from jobs.rejects import BadRows
 from jobs.train import train_model
 from jobs.tune import tune_model
 
@@ -28,8 +32,8 @@ class MLTasks:
 
     Examples
     --------
-    >>> sorted(name for name in dir(MLTasks) if not name.startswith("_"))
-    ['config', 'evaluate_model', 'predict_batch', 'train_model', 'tune_model']
+    >>> [name for name in dir(MLTasks) if name.endswith("_model")]
+    ['evaluate_model', 'train_model', 'tune_model']
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -88,6 +92,9 @@ class MLTasks:
         output: str | None = None,
         key_columns: Sequence[str] | None = None,
         proba: bool = False,
+        bad_rows: BadRows = "raise",
+        overwrite: bool = False,
+        rows_per_part: int | None = None,
     ) -> pd.Series[Any] | pd.DataFrame | dict[str, Any]:
         """Score all rows of a table: see `jobs.predict_batch`."""
         return predict_batch(
@@ -98,6 +105,9 @@ class MLTasks:
             output=output,
             key_columns=key_columns,
             proba=proba,
+            bad_rows=bad_rows,
+            overwrite=overwrite,
+            rows_per_part=rows_per_part,
             config=self._config,
         )
 
@@ -109,6 +119,7 @@ class MLTasks:
         *,
         batch_size: int = 10000,
         drop_null_target: bool = False,
+        resamples: int = 1000,
     ) -> dict[str, Any]:
         """Measure a model on rows whose target is known: see `jobs.evaluate_model`."""
         return evaluate_model(
@@ -117,8 +128,25 @@ class MLTasks:
             target_col,
             batch_size=batch_size,
             drop_null_target=drop_null_target,
+            resamples=resamples,
             config=self._config,
         )
+
+    def compare_models(
+        self, model_ids: Sequence[str], data: object, target_col: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Tell which differences between models are more than chance: see `jobs.compare_models`."""
+        return compare_models(model_ids, data, target_col, **{"config": self._config, **options})
+
+    def measure_drift(self, model_id: str, data: object, *, by: str | None = None, **options: Any) -> dict[str, Any]:
+        """Compare rows with those a model was trained on: see `jobs.measure_drift`."""
+        return measure_drift(model_id, data, by=by, **{"config": self._config, **options})
+
+    def feature_importance(
+        self, model_id: str, data: object, target_col: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Tell what a model's predictions rest on: see `jobs.feature_importance`."""
+        return feature_importance(model_id, data, target_col, **{"config": self._config, **options})
 
 
 def get_ml_tasks(config: Config | None = None) -> MLTasks:

@@ -5,6 +5,7 @@ pyarrow and fsspec are imported inside functions.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,81 @@ if TYPE_CHECKING:
 _ROW_GROUP = 131_072
 
 
-def check_output(uri: str) -> None:
-    """Refuse a name that is not Parquet's, before any work is done."""
-    if file_format(uri) != "parquet":
-        raise UnsupportedFormat(f"predictions are written as Parquet, and {uri} does not end in .parquet")
+def is_directory(uri: str) -> bool:
+    """Whether an output is a directory of Parquet files, rather than one file; refuse a name that is neither's.
+
+    Examples
+    --------
+    >>> is_directory("s3://bucket/scored/"), is_directory("scored"), is_directory("scored.parquet")
+    (True, True, False)
+    """
+    kind, path = file_format(uri), local_path(uri)
+    if kind == "parquet":
+        if path is not None and path.is_dir():
+            raise DataError(f"{uri} is a directory", hint="Name a file to write, or end the name in '/'.")
+        return False
+    if "." in uri.rstrip("/").rpartition("/")[2] and not uri.endswith("/"):
+        raise UnsupportedFormat(
+            f"predictions are written as Parquet, and {uri} does not end in .parquet",
+            hint="Name a .parquet file, or a directory.",
+        )
+    if path is not None and path.is_file():
+        raise DataError(f"{uri} is a file", hint="Name a directory, or a file that ends in .parquet.")
+    return True
+
+
+def parts_place(uri: str, digest: str) -> str:
+    """Return where the parts of a file are gathered: beside it, under a name that readers of folders leave out.
+
+    Examples
+    --------
+    >>> parts_place("s3://bucket/scored.parquet", "12ab")
+    's3://bucket/_scored.parquet.unfinished-12ab'
+    """
     path = local_path(uri)
-    if path is not None and path.is_dir():
-        raise DataError(f"{uri} is a directory", hint="Name a file to write.")
+    if path is not None:
+        return str(path.with_name(f".{path.name}.unfinished-{digest}"))
+    folder, _, name = uri.rpartition("/")
+    return f"{folder}/_{name}.unfinished-{digest}"
+
+
+def bad_rows_file(uri: str) -> str:
+    """Return the file, beside an output file, for the rows that could not be scored.
+
+    Examples
+    --------
+    >>> bad_rows_file("data/scored.parquet")
+    'data/scored.bad_rows.parquet'
+    """
+    stem, _, ending = uri.rpartition(".")
+    return f"{stem}.bad_rows.{ending}"
+
+
+def remove_file(uri: str, config: Config) -> None:
+    """Remove a file if it is there."""
+    path = local_path(uri)
+    if path is not None:
+        path.unlink(missing_ok=True)
+        return
+    import fsspec
+
+    filesystem, key = fsspec.core.url_to_fs(uri, **storage_options(uri, config))
+    if filesystem.exists(key):
+        filesystem.rm(key)
+
+
+def remove_folder(uri: str, config: Config) -> None:
+    """Remove a folder with all that is left in it, if it is there."""
+    path = local_path(uri)
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    import fsspec
+
+    filesystem, key = fsspec.core.url_to_fs(uri, **storage_options(uri, config))
+    filesystem.invalidate_cache()
+    for name in filesystem.find(key):
+        filesystem.rm_file(name)
 
 
 class ParquetOutput:

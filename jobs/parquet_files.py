@@ -111,6 +111,7 @@ class ParquetTable:
         self.source = uri
         self.columns = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
         self.rows: int | None = sum(group.rows for group in groups)
+        self.largest_piece = max((group.rows for group in groups), default=0)
         self._schema = schema
         self._groups = groups
         self._sizes = sizes

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from compute import Config, load_config
 from compute.errors import DataError, InvalidField
+from jobs import node
 from jobs.columns import require_columns
-from jobs.output import check_output, parquet_output
+from jobs.output import is_directory
+from jobs.parts import rows_of_part
 from jobs.planner import Load, Plan, plan_scoring
-from jobs.scoring import Job, Scored, ahead, score_here, score_in_tasks
+from jobs.rejects import BadRows
+from jobs.scoring import Job, Scored, score_here, score_in_tasks
 from jobs.tables import FrameTable, Table, open_table
+from jobs.write_run import write_run
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from registry import ModelRecord, Signature
 
@@ -41,6 +44,9 @@ def predict_batch(
     output: str | None = None,
     key_columns: Sequence[str] | None = None,
     proba: bool = False,
+    bad_rows: BadRows = "raise",
+    overwrite: bool = False,
+    rows_per_part: int | None = None,
     config: Config | None = None,
 ) -> pd.Series[Any] | pd.DataFrame | dict[str, Any]:
     """Score all rows of a table.
@@ -57,11 +63,23 @@ def predict_batch(
         Score parts of the table in tasks over the cluster (without one, in local processes), or in this process.
         By default the planner decides.
     output : str, optional
-        A Parquet file to write, on disk or ``s3://``. It appears when it is complete.
+        Where to write Parquet, on disk or ``s3://``. A name that ends in ``.parquet`` is one file, which appears when
+        it is complete, in place of one that was there. Any other is a directory, whose files ``part-00000.parquet``
+        and so on appear as each is complete, and ``_SUCCESS`` when all are. Rows are in the order of the input, and
+        so are the parts. Where ``data`` is a URI, the same call goes on where one that was killed stopped.
     key_columns : sequence of str, optional
         Columns to carry along, to tell the rows apart.
     proba : bool
         Give the probability of each class too.
+    bad_rows : {"raise", "divert"}
+        What becomes of a row that the model cannot take (text for a number, an infinite value, a line of CSV with
+        too few fields): it stops the job, or is written, with the reason, beside the output: to
+        ``NAME.bad_rows.parquet``, or the directory's ``_bad_rows``.
+    overwrite : bool
+        Replace what another call wrote to the directory, or begin anew what one left unfinished.
+    rows_per_part : int, optional
+        Of a file of the directory, and of what is done again after a failure; of Parquet, in whole row groups. By
+        default 262,144, and fewer of wide rows.
     config : Config, optional
         By default `load_config`.
 
@@ -70,8 +88,9 @@ def predict_batch(
     Series, DataFrame or dict
         Without ``output``: the predictions in the order, and for a frame with the index, of the input; a Series named
         ``prediction``, or with ``proba`` or ``key_columns`` a DataFrame with the columns ``prediction``,
-        ``probability_CLASS`` and the keys. With ``output``: ``model_id``, ``output``, ``rows``, ``columns``, ``plan``
-        and ``seconds``; the file has the key columns, the predictions, and ``model_id``.
+        ``probability_CLASS`` and the keys. With ``output``: ``model_id``, ``output``, ``rows``, ``bad_rows``,
+        ``bad_rows_output``, ``parts``, ``resumed_parts`` (which an earlier call had done), ``columns``, ``plan`` and
+        ``seconds``; the files have the key columns, the predictions, and ``model_id``.
 
     Raises
     ------
@@ -79,6 +98,8 @@ def predict_batch(
         When there is no such model.
     ColumnMissing, ColumnInvalid
         Naming the feature, and the row whose value has the wrong type. An unknown category is no error.
+    Conflict
+        When the directory holds the predictions of another call; with what differs.
 
     Examples
     --------
@@ -97,14 +118,22 @@ def predict_batch(
     config = config or load_config()
     if batch_size < 1:
         raise InvalidField(f"batch_size is {batch_size}, and must be at least 1")
-    if output is not None:
-        check_output(output)
+    if rows_per_part is not None and rows_per_part < 1:
+        raise InvalidField(f"rows_per_part is {rows_per_part}, and must be at least 1")
+    if bad_rows not in ("raise", "divert"):
+        raise InvalidField(f"bad_rows is {bad_rows!r}", hint='It is "raise" or "divert".')
+    if output is None and (bad_rows == "divert" or overwrite):
+        raise InvalidField(
+            f"{'overwrite' if overwrite else 'bad_rows'} says what becomes of files, and there is no output",
+            hint="Give output, or leave it out.",
+        )
+    directory = output is not None and is_directory(output)
     record, signature = model_with_signature(model_id, config)
     if proba and signature.classes is None:
         raise InvalidField(
             f"the model {record.model_id} predicts amounts, which have no probabilities", hint="Leave out proba."
         )
-    table = typed(open_table(data, config), signature)
+    table = typed(open_table(data, config, lenient=bad_rows == "divert"), signature)
     require_columns(signature.feature_names, table.columns, table.source, "feature")
     require_columns(key_columns or (), table.columns, table.source, "key")
     keys = tuple(dict.fromkeys(key_columns or ()))
@@ -112,21 +141,23 @@ def predict_batch(
     taken = sorted({*names, "model_id"} & set(keys))
     if taken:
         raise DataError(f"the key column {taken[0]!r} has the name of a result", hint="Rename the column.")
-    plan = _plan(table, [*signature.feature_names, *keys], batch_size, distributed, config, streams=output is not None)
-    job = Job(record.model_id, keys, proba, batch_size, config)
-    scored = score_here(table, job, plan.threads) if plan.mode == "single" else score_in_tasks(table, job, plan.workers)
+    columns = list(dict.fromkeys([*signature.feature_names, *keys]))
+    part = rows_per_part or rows_of_part(table, columns)
+    plan = _plan(table, columns, batch_size, distributed, config, part if output is not None else None)
+    job = Job(record.model_id, keys, proba, batch_size, config, divert=bad_rows == "divert")
     if output is None:
+        scored = (
+            score_here(table, job, plan.threads) if plan.mode == "single" else score_in_tasks(table, job, plan.workers)
+        )
         index = data.index if isinstance(table, FrameTable) else None  # type: ignore[attr-defined]  # it is a frame
         return collect(scored, names, index)
-    with parquet_output(output, config) as file:
-        for part in ahead(_written(scored, names, record.model_id)):
-            file.write(part)
+    written = write_run(output, table, job, names, plan, part, directory=directory, overwrite=overwrite)
     seconds = time.perf_counter() - started
-    logger.info("model=%s output=%s rows=%d seconds=%.2f", record.model_id, output, file.rows, seconds)
+    logger.info("model=%s output=%s rows=%d seconds=%.2f", record.model_id, output, written["rows"], seconds)
     return {
         "model_id": record.model_id,
         "output": output,
-        "rows": file.rows,
+        **written,
         "columns": [*keys, *names, "model_id"],
         "plan": plan.summary(),
         "seconds": {"total": round(seconds, 4)},
@@ -164,13 +195,19 @@ def prediction_names(signature: Signature, *, proba: bool) -> list[str]:
 
 
 def _plan(
-    table: Table, columns: list[str], batch_size: int, distributed: bool | None, config: Config, *, streams: bool
+    table: Table, columns: list[str], batch_size: int, distributed: bool | None, config: Config, part: int | None
 ) -> Plan:
     size = table.size(columns)
     rows = table.rows
-    # The input is on disk, or held by the caller; what is added are some batches, and the result if it is returned.
+    # The input is on disk, or held by the caller; what is added are some batches, and the result if it is returned, or
+    # the parts that are being written; of a table without a count, those that were read.
     width = max(1, size // rows) if rows else 8 * len(columns)
-    peak = batch_size * width * _COPIES + (0 if streams or rows is None else rows * 16)
+    peak = batch_size * width * _COPIES
+    if part is not None:
+        held = 8 * len(columns) if rows is not None else 8 * len(columns) + width
+        peak += (node.threads(config) + 1) * part * held
+    else:
+        peak += 0 if rows is None else rows * 16
     return plan_scoring(Load(rows, size, peak, peak), distribute=distributed, config=config)
 
 
@@ -194,25 +231,14 @@ def collect(scored: Iterator[Scored], names: list[str], index: pd.Index[Any] | N
     return result[PREDICTION] if len(result.columns) == 1 else result
 
 
-def _written(scored: Iterator[Scored], names: list[str], model_id: str) -> Iterator[pa.Table]:
-    import numpy as np
-    import pyarrow as pa
-
-    for part in scored:
-        count = len(part.predictions)
-        columns = [pa.array(part.predictions)]
-        if part.probabilities is not None:
-            columns += [pa.array(np.ascontiguousarray(column)) for column in part.probabilities.T]
-        # One entry of a dictionary: the same id on every row costs next to nothing.
-        columns.append(pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype="int32")), [model_id]))
-        keys = [] if part.keys is None else part.keys.columns
-        key_names = [] if part.keys is None else part.keys.column_names
-        yield pa.table([*keys, *columns], names=[*key_names, *names, "model_id"])
-
-
 _EXAMPLE = """example:
   python -m jobs.predict --model arrival-delay --data data/flights.parquet --output data/predictions.parquet \\
       --keys carrier,flight,time_hour
+  python -m jobs.predict --model arrival-delay@champion --data 's3://lake/flights/2013-*.parquet' \\
+      --output s3://lake/scored/2013/ --bad-rows divert
+
+A job that was killed or stopped is gone on with by the same command: what it had done is kept, and no row is written
+twice. Exit codes: 0 done, 2 something asked for is wrong, 1 something failed, 143 stopped.
 """
 
 
@@ -223,12 +249,24 @@ def parser() -> argparse.ArgumentParser:
     options = base_parser("python -m jobs.predict", "Score a table with a registered model.", _EXAMPLE)
     options.add_argument("--model", required=True, metavar="REF", help="model id, name, name@alias or name:version")
     options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
-    options.add_argument("--output", required=True, metavar="URI", help="the Parquet file to write")
+    options.add_argument(
+        "--output", required=True, metavar="URI", help="a .parquet file to write, or a directory of them"
+    )
     options.add_argument("--keys", type=comma_list, metavar="A,B,C", help="columns to carry along")
     options.add_argument("--proba", action="store_true", help="write the probability of each class too")
     options.add_argument("--batch-size", type=int, default=10000, metavar="ROWS", help="rows at once (default: 10000)")
     options.add_argument(
         "--distribute", choices=tuple(CHOICES), default="auto", help="score in tasks over the cluster (default: auto)"
+    )
+    options.add_argument(
+        "--bad-rows",
+        choices=("raise", "divert"),
+        default="raise",
+        help="stop at a row that cannot be scored, or write it beside the output with the reason (default: raise)",
+    )
+    options.add_argument("--rows-per-part", type=int, metavar="ROWS", help="of a file of a directory (default: 262144)")
+    options.add_argument(
+        "--overwrite", action="store_true", help="replace what another run wrote there, instead of refusing"
     )
     return options
 
@@ -245,6 +283,9 @@ def command(options: argparse.Namespace) -> dict[str, Any]:
         output=options.output,
         key_columns=options.keys,
         proba=options.proba,
+        bad_rows=options.bad_rows,
+        overwrite=options.overwrite,
+        rows_per_part=options.rows_per_part,
     )
     assert isinstance(result, dict)  # because output was given
     return result

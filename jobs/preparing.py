@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from compute.errors import ColumnInvalid
 from jobs.columns import listing
 from jobs.continuing import check_classes
+from jobs.progress import report
 from jobs.request import Request
 from jobs.split import check_rows
 from jobs.targets import Target, find_target, without_nulls
@@ -50,6 +51,7 @@ class Clock:
         now = time.perf_counter()
         self.seconds[step] = round(now - self._last, 4)
         self._last = now
+        report(f"{step} done")
 
     def total(self) -> dict[str, float]:
         """Return the steps, and their sum."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute import Config, get_compute_manager
 from compute.errors import ColumnInvalid
+from jobs.rejects import REASON, Reject, find_rejects
 from jobs.tables import Table, to_arrow, to_frame
 
 if TYPE_CHECKING:
@@ -37,42 +38,66 @@ _CPUS = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with each batch: the model, the columns to carry along, and how many rows at once."""
+    """What to do with each batch: the model, the columns to carry along, and how many rows at once.
+
+    ``divert`` has rows that the model cannot take set apart, instead of stopping at the first.
+    """
 
     model_id: str
     keys: tuple[str, ...]
     proba: bool
     rows: int
     config: Config
+    divert: bool = False
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of consecutive rows, their probabilities if asked for, and their key columns as an Arrow table."""
+    """Predictions of consecutive rows, their probabilities if asked for, and their key columns as an Arrow table.
+
+    ``rejects`` are the rows among them that could not be scored, and are in nothing else.
+    """
 
     predictions: npt.NDArray[Any]
     probabilities: npt.NDArray[np.floating[Any]] | None
     keys: Any
+    rejects: tuple[Reject, ...] = ()
 
 
-def score_here(table: Table, job: Job, threads: int) -> Iterator[Scored]:
-    """Score in this process; one thread reads ahead, and the model uses all of its own.
+def score_here(table: Table, job: Job, threads: int, start: int = 0, *, read_ahead: bool = True) -> Iterator[Scored]:
+    """Score in this process, a batch at a time.
+
+    Parameters
+    ----------
+    table : Table
+        The rows.
+    job : Job
+        What to do with them.
+    threads : int
+        Of the model.
+    start : int
+        Number of the first row, for messages.
+    read_ahead : bool
+        Read in a thread of its own.
 
     Yields
     ------
     Scored
-        Batch after batch, in the table's order.
+        Batch after batch, in the table's order; of a table without rows, one that is empty.
     """
-    model = _load(job, threads)
+    model = load(job, threads)
     signature = model.record.signature
     assert signature is not None  # predict_batch refuses a model without one
     features = list(signature.feature_names)
-    columns = list(dict.fromkeys([*features, *job.keys]))
-    start = 0
-    for batch in ahead(table.batches(columns, job.rows)):
+    columns = list(dict.fromkeys([*features, *job.keys, *({REASON} & set(table.columns))]))
+    batches = table.batches(columns, job.rows)
+    scored = None
+    for batch in ahead(batches) if read_ahead else batches:
         scored = _score(batch, features, model, job, start)
-        start += len(scored.predictions)
+        start += len(scored.predictions) + len(scored.rejects)
         yield scored
+    if scored is None:
+        yield _score(table.read(columns), features, model, job, start)
 
 
 def score_in_tasks(table: Table, job: Job, workers: int) -> Iterator[Scored]:
@@ -107,10 +132,7 @@ def score_part(part: Table, job: Job, start: int) -> Scored:
     """Score one part, in a task; its rows begin at ``start`` in the whole table."""
     import numpy as np
 
-    try:
-        scored = list(score_here(part, job, _CPUS))
-    except ColumnInvalid as error:
-        raise _with_row(error, start) from error
+    scored = list(score_here(part, job, _CPUS, start))
     return Scored(
         np.concatenate([item.predictions for item in scored]) if scored else np.empty(0),
         np.concatenate([item.probabilities for item in scored if item.probabilities is not None])
@@ -126,7 +148,8 @@ def _stack(tables: Sequence[Any]) -> Any:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _load(job: Job, threads: int) -> LoadedModel:
+def load(job: Job, threads: int) -> LoadedModel:
+    """Return the model of a job; a process holds it for the next time."""
     from registry import get_model_registry
 
     return get_model_registry(job.config).load_model(job.model_id, threads=threads)
@@ -135,19 +158,30 @@ def _load(job: Job, threads: int) -> LoadedModel:
 def _score(batch: Batch, features: list[str], model: LoadedModel, job: Job, start: int) -> Scored:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
 
     frame = batch[features] if isinstance(batch, pd.DataFrame) else to_frame(batch.select(features))
+    rejects: list[Reject] = []
+    marked = not isinstance(batch, pd.DataFrame) and REASON in batch.column_names
     try:
-        values = model.predict(frame, proba=job.proba)
+        values = None if marked else model.predict(frame, proba=job.proba)
     except ColumnInvalid as error:
-        raise _with_row(error, start) from error
+        if not job.divert:
+            raise _with_row(error, start) from error
+        values = None
+    if values is None:
+        assert model.record.signature is not None  # predict_batch refuses a model without one
+        good, rejects = find_rejects(to_frame(batch), model.record.signature, model.dtype, start)
+        batch = batch[good] if isinstance(batch, pd.DataFrame) else batch.filter(pa.array(good))
+        values = model.predict(frame[good], proba=job.proba)
     keys = to_arrow(batch, job.keys) if job.keys else None
     if not job.proba:
-        return Scored(values, None, keys)
+        return Scored(values, None, keys, tuple(rejects))
     signature = model.record.signature
     assert signature is not None
-    labels = np.array(signature.classes, dtype=object)
-    return Scored(labels[values.argmax(axis=1)], values, keys)
+    assert signature.classes is not None  # predict_batch asks for probabilities of classes only
+    labels = np.array(signature.classes, dtype=object if isinstance(signature.classes[0], str) else None)
+    return Scored(labels[values.argmax(axis=1)], values, keys, tuple(rejects))
 
 
 def _with_row(error: ColumnInvalid, start: int) -> ColumnInvalid:

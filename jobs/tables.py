@@ -52,15 +52,18 @@ class Table(Protocol):
         ...
 
 
-def open_table(data: object, config: Config) -> Table:
+def open_table(data: object, config: Config, *, lenient: bool = False) -> Table:
     """Look at a table without reading it.
 
     Parameters
     ----------
     data : DataFrame, pyarrow.Table, ray.data.Dataset, str or path
-        A string or path is a URI of CSV (also ``.csv.gz``, ``.csv.zip``) or Parquet, a file or a directory.
+        A string or path is a URI of CSV (also ``.csv.gz``, ``.csv.zip``) or Parquet, a file, a directory or a
+        pattern.
     config : Config
         Access to S3.
+    lenient : bool
+        Take lines of CSV that cannot be read for rows without values, and say so in a column of the batches.
 
     Returns
     -------
@@ -81,7 +84,7 @@ def open_table(data: object, config: Config) -> Table:
     (('a', 'b'), 3, [2, 1])
     """
     if isinstance(data, str) or hasattr(data, "__fspath__"):
-        return _open_files(str(data), config)
+        return _open_files(str(data), config, lenient=lenient)
     # By name: the library that made the object is imported already, and the others need not be.
     kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
     if kind == "pandas.DataFrame":
@@ -105,7 +108,7 @@ def open_table(data: object, config: Config) -> Table:
     )
 
 
-def _open_files(uri: str, config: Config) -> Table:
+def _open_files(uri: str, config: Config, *, lenient: bool) -> Table:
     kind, files = find_files(uri, config)
     if kind == "parquet":
         from jobs.parquet_files import open_parquet
@@ -113,7 +116,7 @@ def _open_files(uri: str, config: Config) -> Table:
         return open_parquet(uri, files)
     from jobs.csv_files import open_csv
 
-    return open_csv(uri, files)
+    return open_csv(uri, files, lenient=lenient)
 
 
 class FrameTable:

@@ -277,6 +277,7 @@ def register(
         "rows": {"total": rows, **fitted.rows},
         "baseline": fitted.baseline,
         "residuals": fitted.residuals,
+        "profile": fitted.profile,
         "left_out": fitted.left_out,
         "plan": plan.mode,
         "software": software([*request.family.libraries, "pandas", "numpy"]),

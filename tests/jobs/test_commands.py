@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,9 +50,19 @@ def test_train_predict_evaluate(flights_file: Path, tmp_path: Path) -> None:
     assert "plan=single" in trained.stderr
     assert "Traceback" not in trained.stderr
     output = tmp_path / "out.parquet"
-    options = ("--model", "delays", "--data", flights_file, "--output", output, "--keys", "flight")
-    done = _run("predict", *options, state=state)
+    options = {
+        "model": "nobody",
+        "data": str(flights_file),
+        "output": str(output),
+        "keys": ["flight"],
+        "batch_size": 2000,
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(options))
+    done = _run("predict", "--config", tmp_path / "job.yaml", "--model", "delays", state=state)  # the latter wins
     scored = _result(done)
+    said = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [item["step"] for item in said] == ["score", "score", "write"]
+    assert (said[1]["event"], said[1]["done"], said[1]["total"]) == ("progress", scored["rows"], scored["rows"])
     assert scored["rows"] == pq.read_metadata(output).num_rows
     assert pq.read_schema(output).names == ["flight", "prediction", "model_id"]
     measuring = ("--model", "delays:1", "--data", flights_file, "--drop-null-target", "--quiet")
@@ -70,6 +81,8 @@ MISTAKES = [
     ("train", ["--data", "{flights}", "--target", "arr_delay", "--param", "eat=1"], "no parameter 'eat'"),
     ("tune", ["--data", "{flights}", "--target", "arr_delay", "--space", "{{"], "not JSON"),
     ("tune", ["--data", "{flights}", "--target", "arr_delay", "--space", "none.json"], "no file 'none.json'"),
+    ("predict", ["--config", "{flights}"], "cannot read the options"),
+    ("compare", ["--model", "none", "--model", "other", "--data", "{flights}"], "none"),
     ("predict", ["--model", "none", "--data", "{flights}", "--output", "o.parquet"], "none"),
     ("evaluate", ["--model", "none", "--data", "{flights}"], "none"),
 ]
@@ -95,7 +108,7 @@ def test_an_error_is_one_line_and_exit_code_2(flights_file: Path, tmp_path: Path
         list(side_by_side.map(check, MISTAKES))
 
 
-@pytest.mark.parametrize("module", ["train", "tune", "predict", "evaluate", "datasets"])
+@pytest.mark.parametrize("module", ["train", "tune", "predict", "evaluate", "compare", "drift", "datasets"])
 def test_help_has_an_example_and_costs_nothing(module: str, tmp_path: Path) -> None:
     done = _run(module, "--help", state=tmp_path)
     assert f"python -m jobs.{module}" in done.stdout.partition("example:")[2]
