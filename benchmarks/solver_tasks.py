@@ -128,10 +128,10 @@ def _sweep(count: int) -> list[Row]:
     parameters = SweepParameters()
     shared = (query.model_dump(), parameters.model_dump())
     with ComputeManager(LocalBackend(workers=2)) as manager:
-        list(in_order(manager, _solve, shared, 4))  # warm
+        list(in_order(lambda: manager, _solve, shared, 4))  # warm
         work: dict[str, Any] = {
             "loop": lambda: [solve_scenario(query, parameters, number) for number in range(count)],
-            "sweep": lambda: list(in_order(manager, _solve, shared, count)),
+            "sweep": lambda: list(in_order(lambda: manager, _solve, shared, count)),
         }
         seconds = in_turns(work, 1 if count < SCENARIOS else 3)
     share = seconds["loop"] / seconds["sweep"] / 2

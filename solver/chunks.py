@@ -1,4 +1,4 @@
-"""Runs numbered pieces of work in tasks of about a second each, and gives their results in order.
+"""Does numbered pieces of work, and gives their results in order: here while they are quick, then in tasks of a second.
 
 What all pieces share goes to the engine once; the tasks get numbers.
 """
@@ -14,17 +14,24 @@ from compute import ComputeManager
 SECONDS = 1.0
 """Of work that a task is to have: the cost of one is small beside it, and losing one costs little."""
 _GROWTH = 8
+_HERE = 0.5
+"""Seconds of work that are done before there are tasks: what is little pays for no workers."""
 
 
 def in_order(
-    manager: ComputeManager, work: Callable[[Any, int], Any], shared: Any, count: int, *, timeout: float | None = None
+    make_manager: Callable[[], ComputeManager],
+    work: Callable[[Any, int], Any],
+    shared: Any,
+    count: int,
+    *,
+    timeout: float | None = None,
 ) -> Generator[Any, None, None]:
     """Give ``work(shared, number)`` for the numbers from 0 on, in order; done side by side, some ahead of need.
 
     Parameters
     ----------
-    manager : ComputeManager
-        Runs the tasks.
+    make_manager : callable
+        Gives the `ComputeManager` that runs the tasks; called when it comes to that.
     work : callable
         A function of a module; it may run more than once for a number.
     shared : object
@@ -34,9 +41,16 @@ def in_order(
     timeout : float, optional
         Seconds for one task.
     """
+    next_number, began = 0, time.perf_counter()
+    while next_number < count and time.perf_counter() - began < _HERE:
+        next_number += 1
+        yield work(shared, next_number - 1)
+    if next_number == count:
+        return
+    manager = make_manager()
     place = manager.put(shared)
     lanes = max(1, int(manager.resources()["total"].get("cpu", 1)))
-    size, next_number = 1, 0
+    size = 1
     open_tasks: list[str] = []
     try:
         while next_number < count or open_tasks:

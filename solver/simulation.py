@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compute import Config, get_compute_manager
@@ -70,7 +71,7 @@ def answer(query: SimulationQuery, parameters: SimulationParameters, context: Ta
     reasons: Counter[str] = Counter()
     stopped, taken = "samples", 0
     shared = (query.model_dump(), parameters.seed, size, context.config)
-    with closing(in_order(get_compute_manager(config=context.config), _block, shared, count)) as results:
+    with closing(in_order(partial(get_compute_manager, config=context.config), _block, shared, count)) as results:
         for values, ended in results:
             block = np.asarray(values)[: parameters.samples - taken]
             taken += len(block)

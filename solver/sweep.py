@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from typing import Any, get_args
 
 from compute import Config, get_compute_manager
@@ -51,7 +52,7 @@ def answer(query: SweepQuery, parameters: SweepParameters, context: TaskContext)
     count = width * (len(query.scenarios) or len(query.instances))
     started, results = time.perf_counter(), []
     shared = (query.model_dump(), parameters.model_dump())
-    with closing(in_order(get_compute_manager(config=context.config), _solve, shared, count)) as found:
+    with closing(in_order(partial(get_compute_manager, config=context.config), _solve, shared, count)) as found:
         for number, result in enumerate(found):
             results.append({name: number // width, "option": number % width, **result})
             context.progress((number + 1) / count, f"{number + 1:,} of {count:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -164,11 +165,17 @@ def double(shared: int, number: int) -> int:
     return shared * number
 
 
+def slowly(shared: int, number: int) -> int:
+    time.sleep(0.02)
+    return shared * number
+
+
 def test_pieces_come_in_order_and_those_not_taken_are_dropped(managers: dict[int, ComputeManager]) -> None:
-    assert list(in_order(managers[2], double, 2, 1000)) == [2 * number for number in range(1000)]
-    some = in_order(managers[2], double, 2, 100_000)
-    assert next(some) == 0
-    some.close()
+    assert list(in_order(lambda: managers[2], double, 2, 1000)) == [2 * number for number in range(1000)]
+    slow = in_order(lambda: managers[2], slowly, 2, 1000)
+    found = [next(slow) for _ in range(60)]  # more than is done before there are tasks
+    assert found == [2 * number for number in range(60)]
+    slow.close()
     assert managers[2].resources()["waiting"] == 0
 
 
