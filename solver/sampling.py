@@ -44,7 +44,7 @@ class Inputs:
     --------
     >>> inputs = Inputs({"demand": {"distribution": "norm", "loc": 100, "scale": 15}, "price": 3.0})
     >>> block = inputs.block(seed=0, number=0, size=1000)
-    >>> abs(block["demand"].mean() - 100) < 2, block["price"][:2].tolist()
+    >>> bool(abs(block["demand"].mean() - 100) < 2), block["price"][:2].tolist()
     (True, [3.0, 3.0])
     """
 

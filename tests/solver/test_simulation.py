@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_distribution(ask: Any) -> None:
 
 
 def test_the_numbers_are_the_same_whatever_the_number_of_workers(ask: Any) -> None:
-    parameters = {"samples": 200_000, "tolerance": 0.0007, "seed": 3}
+    parameters = {"samples": 200_000, "tolerance": 0.002, "seed": 3}
     one, two = ask(normal(), parameters, workers=1), ask(normal(), parameters, workers=2)
     assert one == two
     assert one["stopped"] == "tolerance"
@@ -153,7 +153,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("question", "text"), BAD)
 def test_rubbish_is_refused(ask: Any, question: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidField, match=text):
-        ask(question, {"samples": 10})
+        ask(question, {"samples": 10} if question["type"] == "simulation" else None)
 
 
 def test_no_number_overflows_into_an_error(ask: Any) -> None:
