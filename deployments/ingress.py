@@ -11,15 +11,33 @@ from pathlib import Path
 
 from jobs.serve_variables import SERVE_VARIABLES
 
+AT_ONCE, WAITING = 64, 64
+"""Requests that HAProxy lets into one replica of the inference application, and that wait for all; beyond, 503."""
+
 _WRAPPER = """#!/bin/sh
-# Ray's template binds metrics and statistics to every interface, without a token: here, to the loopback alone.
 for file; do
-    if [ -f "$file" ]; then
-        sed -i -E 's/^( *bind) +[*]?:({metrics}|{stats}) *$/\\1 127.0.0.1:\\2/' "$file" || exit 1
+    if [ -f "$file" ] && ! grep -q too_many "$file"; then
+        sed -i -E -f "{rules}" "$file" || exit 1
     fi
 done
 exec "{binary}" "$@"
 """
+
+_RULES = r"""
+# Ray's template binds metrics and statistics to every interface, without a token: here, to the loopback alone.
+s/^( *bind) +[*]?:({metrics}|{stats}) *$/\1 127.0.0.1:\2/
+# Serve counts requests once its loop has taken them, which is too late for those that take less time than that. A place
+# is for who has sent all, or as much as a buffer holds: slow senders hold up nobody.
+/^backend http-inference$/,/^ *default-server /{{
+/^ *http-reuse /a\
+    option http-buffer-request\
+    acl too_many queue ge {waiting}\
+    http-request return status 503 content-type application/json hdr Retry-After 1 string '{refusal}' if too_many
+}}
+s/^( *server SERVE_REPLICA_inference-.*)$/\1 maxconn {at_once}/
+"""
+
+_REFUSAL = '{"error":"Too much work is waiting. Try again in a moment."}'
 
 
 BALANCE = "uri\n    hash-type consistent\n    hash-balance-factor 125"
@@ -53,8 +71,12 @@ def ingress_variables(directory: Path) -> dict[str, str]:
     if binary is None:
         return {}
     metrics, stats = _free_ports(2)
-    wrapper = directory / "haproxy"
-    wrapper.write_text(_WRAPPER.format(metrics=metrics, stats=stats, binary=binary), encoding="utf-8")
+    rules, wrapper = directory / "rules.sed", directory / "haproxy"
+    rules.write_text(
+        _RULES.format(metrics=metrics, stats=stats, refusal=_REFUSAL, waiting=WAITING, at_once=AT_ONCE),
+        encoding="utf-8",
+    )
+    wrapper.write_text(_WRAPPER.format(rules=rules, binary=binary), encoding="utf-8")
     wrapper.chmod(0o700)
     return {
         **SERVE_VARIABLES,

@@ -89,7 +89,8 @@ def problem(error: BaseException, request_id: str) -> ProblemResponse:
                 "detail": f"The server failed. Its log has the reason under request id {request_id}.",
             }
         else:
-            if known.status >= 500 or isinstance(known, _INSIDES):
+            # An answer that came too late is the load's doing: a traceback for each would add to it.
+            if (known.status >= 500 and not isinstance(known, ResultTimeout)) or isinstance(known, _INSIDES):
                 logger.error("request_id=%s event=error code=%s", request_id, known.code, exc_info=error)
             body = known.problem() if not isinstance(known, _INSIDES) else _bare(known, request_id)
     if body["status"] in (429, 503):

@@ -59,8 +59,10 @@ class Role(StrEnum):
 
     def covers(self, needed: Role) -> bool:
         """Whether this role is enough where `needed` is asked for."""
-        order = list(Role)
-        return order.index(self) >= order.index(needed)
+        return _RANK[self] >= _RANK[needed]
+
+
+_RANK = {role: rank for rank, role in enumerate(Role)}
 
 
 class Token(BaseModel):

@@ -138,18 +138,20 @@ def _one_matrix(tensor: Tensor, signature: Signature | None, model: LoadedModel)
     if len(tensor.shape) != 2 or (signature is not None and tensor.shape[1] != len(signature.columns)):
         wanted = "rows, features" if signature is None else f"rows, {len(signature.columns)}"
         raise _misshapen(tensor, f"Send it as [{wanted}].")
-    named = next((column.name for column in signature.columns if column.dtype in ("category", "datetime")), None) if (
-        signature is not None
-    ) else None  # fmt: skip
-    if named is not None or not isinstance(tensor.values, np.ndarray):
+    if not model.takes_numbers or not isinstance(tensor.values, np.ndarray):
+        columns = signature.columns if signature is not None else ()
+        named = next((column.name for column in columns if column.dtype in ("category", "datetime")), None)
         raise ColumnInvalid(
             f"the tensor {tensor.name[:80]!r} cannot be the matrix"
             + (f": the feature {named!r} is no number" if named is not None else ", which takes numbers"),
             hint="Send one tensor for each feature.",
             context={"tensor": tensor.name[:80]},
         )
-    with np.errstate(over="ignore"):
-        matrix = tensor.values.astype(model.dtype, copy=False).reshape(tensor.shape)
+    if tensor.values.dtype == model.dtype:
+        matrix = tensor.values.reshape(tensor.shape)
+    else:
+        with np.errstate(over="ignore"):
+            matrix = tensor.values.astype(model.dtype).reshape(tensor.shape)
     if np.isinf(matrix).any():
         row, index = (int(place[0]) for place in np.nonzero(np.isinf(matrix)))
         feature = signature.columns[index].name if signature is not None else str(index)
@@ -158,13 +160,11 @@ def _one_matrix(tensor: Tensor, signature: Signature | None, model: LoadedModel)
             hint="Send null, or NaN, where a value is not known.",
             context={"feature": feature, "row": row},
         )
-    if signature is not None:
-        for index, column in enumerate(signature.columns):
-            values = matrix[:, index]
-            if column.dtype == "bool" and not (np.isnan(values) | (values == 0) | (values == 1)).all():
-                raise ColumnInvalid(
-                    f"the feature {column.name!r} is neither 0 nor 1 in some row", context={"feature": column.name}
-                )
+    for index in model.flags:
+        values = matrix[:, index]
+        if not (np.isnan(values) | (values == 0) | (values == 1)).all():
+            name = signature.columns[index].name if signature is not None else str(index)
+            raise ColumnInvalid(f"the feature {name!r} is neither 0 nor 1 in some row", context={"feature": name})
     return matrix
 
 

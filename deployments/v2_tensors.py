@@ -40,6 +40,9 @@ _WANTED: dict[str, tuple[str, set[type]]] = {
     "b": ("true or false", {bool}),
     "f": ("numbers or null", {float, int, type(None)}),
 }
+_LARGEST = {name: float(np.finfo(code).max) for name, code in DTYPES.items() if code[1] == "f"}
+_FEW = 1024
+"""Elements up to which Python looks for the largest faster than NumPy begins to."""
 _INTEGERS: tuple[str, set[type]] = ("whole numbers", {int})
 
 
@@ -102,6 +105,10 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> V
         bounds = np.iinfo(dtype)
         if min(flat) < bounds.min or max(flat) > bounds.max:
             raise _refusal(name, f"has elements beyond {datatype}", f"It takes {bounds.min} to {bounds.max}.")
+    if dtype.kind == "f" and 0 < len(flat) <= _FEW and type(None) not in kinds:
+        largest = _LARGEST[datatype]
+        if -largest <= min(flat) and max(flat) <= largest:
+            return np.array(flat, dtype=dtype)
     try:
         with np.errstate(over="ignore"):
             values = np.array(flat, dtype=dtype)

@@ -49,6 +49,10 @@ class LoadedModel:
         The native object.
     record : ModelRecord
         What is known about it.
+    takes_numbers : bool
+        Whether no feature is a category or a time, so that raw rows can be a matrix.
+    flags : tuple of int
+        Places of the features that are true or false.
     """
 
     def __init__(self, model: Any, record: ModelRecord, threads: int | None = None) -> None:
@@ -57,6 +61,9 @@ class LoadedModel:
         self._threads = threads
         self._objective = objective(model)
         self._few_rows: FewRows | None = None
+        columns = record.signature.columns if record.signature is not None else ()
+        self.takes_numbers = all(column.dtype not in ("category", "datetime") for column in columns)
+        self.flags = tuple(place for place, column in enumerate(columns) if column.dtype == "bool")
         if record.format == "xgboost-ubj":
             if threads is not None:
                 model.set_param({"nthread": threads})

@@ -1,0 +1,96 @@
+"""What happens when there is more to do than there are places: refusals at once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from compute import Config
+from deployments.ingress import AT_ONCE, WAITING
+from deployments.tokens import Role
+from jobs import train_model
+
+ROWS = pd.DataFrame({"x": np.arange(50.0), "z": np.arange(50.0) % 7})
+ROW = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP64", "data": [3.0, 4.0]}]}
+
+
+@pytest.fixture(scope="module")
+def small(ray_cluster: str, served_config: Config) -> str:
+    """A small model."""
+    train_model(
+        ROWS.assign(y=ROWS["x"] * 2), "y", model_type="xgboost", name="overload", model_params={"n_estimators": 5},
+        config=served_config, distribute_data=False,
+    )  # fmt: skip
+    return "overload"
+
+
+@pytest.fixture(scope="module")
+def bearer(tokens: dict[Role, str]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {tokens[Role.READ]}"}
+
+
+def test_what_finds_no_place_is_refused_at_once_and_what_has_one_is_answered(
+    inference_url: str, small: str, bearer: dict[str, str]
+) -> None:
+    where = urlsplit(f"{inference_url}/models/{small}/infer")
+    body = b'{"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP64", "data": [3.0, 4.0]}]}'
+    body += b" " * 300_000  # more than HAProxy's buffer, so that it passes on what has come
+    head = (
+        f"POST {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: {bearer['Authorization']}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+
+    async def begin() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(head.encode() + body[:200_000])
+        return reader, writer
+
+    async def flood() -> tuple[list[bytes], float]:
+        slow = [await begin() for _ in range(AT_ONCE + WAITING)]
+        await asyncio.sleep(1)  # until HAProxy has them all
+        async with httpx.AsyncClient(headers=bearer, timeout=30) as client:
+            began = time.perf_counter()
+            refused = await client.post(where.geturl(), json=ROW)
+            took = time.perf_counter() - began
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json().keys() == {"error"}
+        for _, writer in slow:
+            writer.write(body[200_000:])
+        lines = [await asyncio.wait_for(reader.readline(), 60) for reader, _ in slow]
+        for _, writer in slow:
+            writer.close()
+        return lines, took
+
+    httpx.post(where.geturl(), json=ROW, headers=bearer, timeout=60).raise_for_status()
+    lines, took = asyncio.run(flood())
+    assert set(lines) == {b"HTTP/1.1 200 OK\r\n"}
+    assert took < 5
+    assert httpx.post(where.geturl(), json=ROW, headers=bearer, timeout=60).status_code == 200
+
+
+def test_a_port_that_is_taken_is_named(served_config_path: Path) -> None:
+    from compute.errors import ResourcesUnavailable
+    from deployments.data_port import DataPort
+
+    async def nothing(*_: Any) -> None:
+        """No application."""
+
+    async def listen() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(ResourcesUnavailable, match=str(port)):
+                DataPort(nothing, "/v2", "127.0.0.1", port, 4)
+
+    asyncio.run(listen())
