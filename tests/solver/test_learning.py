@@ -35,7 +35,7 @@ def test_the_examples_of_training_tuning_and_batches_are_answered(
     assert tuned["best_params"]["alpha"] in (0.1, 1.0, 10.0)
     scored = solver.solve(example(BatchPredictionQuery), timeout=120)
     assert scored["rows"] == 1
-    assert pd.read_parquet(scored["output"].removeprefix("file://"))["prediction"].iloc[0] == pytest.approx(14, abs=0.5)
+    assert pd.read_parquet(scored["output"].removeprefix("file://"))["prediction"].iloc[0] == pytest.approx(24, abs=0.5)
 
 
 def test_a_second_run_of_a_training_task_trains_no_second_model(local: Config) -> None:
