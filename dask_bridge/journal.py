@@ -101,7 +101,10 @@ def tell(name: str, dask_worker: Nanny) -> Told | None:
     path = _path(Path(dask_worker.local_directory), name)
     try:
         with path.open("rb") as file:
-            head = pickle.load(file)  # noqa: S301  (written by our own worker, readable by its user alone)
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                # The folder may be one that all users share: what another has put there is not read.
+                return None
+            head = pickle.load(file)  # noqa: S301  (written by our own worker, as was checked)
             if head.nanny != dask_worker.address or head.pid == dask_worker.pid:
                 return None
             told = Told({}, {})

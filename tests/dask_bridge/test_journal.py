@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from compute.wire import VALUE, Reply
 from dask_bridge.journal import KEPT, Journal, forget, tell
 
@@ -76,3 +78,11 @@ def test_a_process_keeps_the_notes_of_its_last_bundles_only(tmp_path: Path) -> N
     assert tell(str(2 * KEPT - 1), nanny(tmp_path, os.getpid() + 1)) is not None
     forget()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_what_another_user_has_put_there_is_not_read(tmp_path: Path) -> None:
+    dead(tmp_path)
+    (notes,) = tmp_path.iterdir()
+    os.chown(notes, 12345, -1)
+    assert tell("bundle", nanny(tmp_path)) is None
