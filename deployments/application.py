@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from starlette.responses import HTMLResponse, Response
 from compute.errors import InvalidField
 from deployments.access import COMMON, Policy, Rules
 from deployments.auth import AuthMiddleware
+from deployments.fast_lane import FastRoute
 from deployments.problems import ErrorResponse, handle_problems, problem
 from deployments.rendering import JSONResponse
 from deployments.tokens import TokenStore
 from registry import open_store
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from compute import Config
 
 _DOCS = Path(__file__).with_name("docs.html")
@@ -66,6 +69,8 @@ class Application(FastAPI):
         False behind Serve's proxy, which sends the request id back itself.
     error_response : callable
         Makes the response of an error and a request id; by default a problem.
+    fast : sequence of FastRoute
+        Routes that plain requests reach past the framework (`deployments.fast_lane`).
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Application(FastAPI):
         uploads: frozenset[str] = frozenset(),
         echo_request_id: bool = False,
         error_response: ErrorResponse = problem,
+        fast: Sequence[FastRoute] = (),
     ) -> None:
         super().__init__(
             title=title,
@@ -91,14 +97,15 @@ class Application(FastAPI):
         self.router.route_class = type("Route", (_Route,), {"free": uploads})
         self.rules: Rules = {**COMMON, **rules}
         handle_problems(self, error_response)
-        self.add_middleware(
-            AuthMiddleware,
+        self._door = AuthMiddleware(
             policy=Policy(self.router.routes, self.rules, uploads),
             tokens=TokenStore(open_store(config.storage.uri, config)),
             config=config,
             echo_request_id=echo_request_id,
             error_response=error_response,
+            fast=fast,
         )
+        self.add_middleware(self._door.before)
         page = _DOCS.read_text(encoding="utf-8")
 
         async def health() -> JSONResponse:
@@ -109,6 +116,11 @@ class Application(FastAPI):
 
         self.add_api_route("/health", health, methods=["GET"], summary="Whether the application answers")
         self.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection: by the lane of the door if it may, else by the framework with the door in it."""
+        if scope["type"] != "http" or not await self._door.lane.take(scope, receive, send):
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, with what each route asks for."""

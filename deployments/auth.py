@@ -9,36 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import re
 import secrets
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Self
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from compute.errors import BadRequest, Forbidden, PayloadTooLarge
+from deployments.fast_lane import FastLane, FastRoute
 from deployments.gate import Gate
 from deployments.origins import check_host, check_origin, preflight_headers, response_headers
 from deployments.problems import ErrorResponse, problem
+from deployments.request_log import REQUEST_ID, log_request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from compute import Config
     from deployments.access import Policy
     from deployments.tokens import Token, TokenStore
 
-logger = logging.getLogger(__name__)
-
 _LINGER, _LINGER_BYTES = 2.0, 64 * 2**20
 """Seconds and bytes for which the rest of a body that was refused is still taken."""
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class AuthMiddleware:
@@ -46,8 +43,6 @@ class AuthMiddleware:
 
     Parameters
     ----------
-    app : ASGI application
-        What lies behind.
     policy : Policy
         What each route needs.
     tokens : TokenStore
@@ -58,24 +53,33 @@ class AuthMiddleware:
         Whether to send the request id back. Serve's proxy does so itself.
     error_response : callable
         Makes the response for an error and a request id.
+    fast : sequence of FastRoute
+        Routes whose plain requests need not go through the application.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
         *,
         policy: Policy,
         tokens: TokenStore,
         config: Config,
         echo_request_id: bool = True,
         error_response: ErrorResponse = problem,
+        fast: Sequence[FastRoute] = (),
     ) -> None:
-        self._app = app
+        self._app: ASGIApp
         self._policy = policy
         self._security = config.security
-        self._echo_request_id = echo_request_id
-        self._error_response = error_response
-        self._gate = Gate(tokens)
+        self.gate = Gate(tokens)
+        self.echoes = echo_request_id
+        self.error_response = error_response
+        self.allowed_hosts, self.max_body = config.security.allowed_hosts, config.security.max_body
+        self.lane = FastLane(self, fast, policy.rules)
+
+    def before(self, app: ASGIApp) -> Self:
+        """Return this door with an application behind it."""
+        self._app = app
+        return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -94,7 +98,7 @@ class _Exchange:
         self.door = door
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         self.head = scope["method"] == "HEAD"
         # A copy: the server keeps the original to know, for one, that a HEAD has no body.
         self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.request_id, "head": self.head}}
@@ -128,7 +132,10 @@ class _Exchange:
                 raise  # the answer is on its way and cannot be taken back; the server cuts the connection
             await self._refuse(self._payload_too_large() if self.too_large else error)
         finally:
-            self._log(time.perf_counter() - started)
+            method = "HEAD" if self.head else self.scope["method"]
+            log_request(
+                method, self.scope["path"], self.status, time.perf_counter() - started, self.token, self.request_id
+            )
 
     async def _enter(self) -> Response | None:
         """Give the answer to a request that goes no further."""
@@ -140,7 +147,7 @@ class _Exchange:
         if self.origin and self.scope["method"] == "OPTIONS" and "access-control-request-method" in self.headers:
             return Response(status_code=204, headers=preflight_headers(self.origin))
         needed, upload = self.door._policy.of(self.scope)
-        authorize = partial(self.door._gate.authorize, self.headers.getlist("authorization"), needed)
+        authorize = partial(self.door.gate.authorize, self.headers.getlist("authorization"), needed)
         self.token = await authorize()
         # An answer that takes hours asks again on its way whether the token still holds.
         self.scope["state"].update(token=self.token, still_allowed=authorize)
@@ -170,7 +177,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
-            if self.door._echo_request_id:
+            if self.door.echoes:
                 headers["X-Request-ID"] = self.request_id
             if self.origin:
                 for name, value in response_headers(self.origin).items():
@@ -181,7 +188,7 @@ class _Exchange:
 
     async def _refuse(self, error: Exception) -> None:
         self.too_large = False
-        response = self.door._error_response(error, self.request_id)
+        response = self.door.error_response(error, self.request_id)
         if response.status_code == 401:
             given = "authorization" in self.headers
             response.headers["WWW-Authenticate"] = f'Bearer realm="tablework"{", error=invalid_token" * given}'
@@ -222,15 +229,3 @@ class _Exchange:
             "security.max_body and security.max_upload.",
             context={"limit": self.limit},
         )
-
-    def _log(self, seconds: float) -> None:
-        facts: dict[str, Any] = {
-            "event": "request",
-            "method": "HEAD" if self.head else self.scope["method"],
-            "path": quote(self.scope["path"], safe="/:@"),
-            "status": self.status,
-            "ms": f"{seconds * 1000:.1f}",
-            "token": f"{self.token.name}/{self.token.id}" if self.token else "-",
-            "request_id": self.request_id,
-        }
-        logger.info(" ".join(f"{key}={value}" for key, value in facts.items()))

@@ -6,6 +6,8 @@ import logging
 import sys
 
 NAME = "deployments.stderr"
+PREFIX = "ts=%(asctime)s level=%(levelname)s logger=%(name)s "
+"""How each line begins."""
 
 
 def log_to_stderr() -> None:
@@ -20,7 +22,7 @@ def log_to_stderr() -> None:
         # Not `sys.stderr`: Serve puts something there that looks for the caller of each line, at 50 microseconds.
         handler = logging.StreamHandler(sys.__stderr__)
         handler.set_name(NAME)
-        handler.setFormatter(logging.Formatter("ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"))
+        handler.setFormatter(logging.Formatter(f"{PREFIX}%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

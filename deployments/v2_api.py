@@ -1,31 +1,32 @@
 """The Open Inference Protocol V2 over HTTP: any model of the registry, by its name, without a redeploy.
 
-Inference itself is a plain ASGI endpoint: FastAPI's handling of parameters would cost more than the scoring.
+Inference itself is a plain ASGI endpoint with a lane through the door: FastAPI would cost more than the scoring.
 """
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the handlers, which are local functions.
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 import orjson
 from fastapi import Path, Request
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from compute import Config
-from compute.errors import BadRequest, InvalidField, ResultTimeout, UnsupportedFormat
+from compute.errors import InvalidField, UnsupportedFormat
 from deployments.access import PUBLIC, Rules
 from deployments.application import Application
+from deployments.fast_lane import FastRoute, Headers, Reply, sticky_of, text_of
 from deployments.problems import problem
 from deployments.rendering import JSONResponse
 from deployments.rows import read_object
 from deployments.tokens import Role
 from deployments.v2_infer import InferBody, read_request, write_response
 from deployments.v2_service import V2Service
+from deployments.waiting import read_all, seconds_left, while_wanted
 
 RULES: Rules = {
     # What probes ask for; they have no token, and learn nothing but that the server is there.
@@ -43,6 +44,8 @@ RULES: Rules = {
     ("POST", "/repository/models/{name}/load"): Role.WRITE,
     ("POST", "/repository/models/{name}/unload"): Role.WRITE,
 }
+
+INFER = ("/models/{name}/infer", "/models/{name}/versions/{version}/infer")
 
 _LARGE = 256 * 1024
 """Bytes of a body beyond which it is read in a thread: reading more would hold up the other requests."""
@@ -63,6 +66,7 @@ def v2_api(service: V2Service, config: Config, *, echo_request_id: bool = False)
     echo_request_id : bool
         False behind Serve's proxy, which sends it back itself.
     """
+    infer = Infer(service)
     app = Application(
         title="Inference",
         description="Any model of the registry in the Open Inference Protocol V2: one tensor for each feature, "
@@ -71,10 +75,10 @@ def v2_api(service: V2Service, config: Config, *, echo_request_id: bool = False)
         config=config,
         echo_request_id=echo_request_id,
         error_response=v2_error,
+        fast=[FastRoute(path, infer.answer) for path in INFER],
     )
-    infer = Infer(service)
     # First, since routes are tried in turn and this is the one that counts.
-    for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
+    for path in INFER:
         app.router.routes.insert(0, Route(path, infer, methods=["POST"]))
 
     @app.get("/health/live", summary="Whether the server runs")
@@ -133,33 +137,34 @@ class Infer:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        headers = Headers(scope=scope)
-        if "content-encoding" in headers:
+        """Answer a request that came through the application."""
+        headers = dict(reversed(scope["headers"]))  # of a header that came twice, the first, as everywhere
+        reply = await self.answer(scope["path_params"], headers, receive)
+        await send({"type": "http.response.start", "status": 200, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def answer(self, path: Mapping[str, str], headers: Headers, receive: Receive) -> Reply:
+        """Answer a request."""
+        if b"content-encoding" in headers:
             raise UnsupportedFormat("the body is compressed", hint="Send it as it is.")
-        seconds = _deadline(headers.get("x-request-timeout"))
-        body = await _read(receive)
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await self._answer(scope["path_params"], headers, body)
-        except TimeoutError:
-            raise ResultTimeout(
-                f"there was no answer within the {seconds:g} s of X-Request-Timeout", hint="Allow more, or send less."
-            ) from None
+        seconds = seconds_left(text_of(headers, b"x-request-timeout"), text_of(headers, b"x-request-start"))
+        body = await read_all(receive)
+        work = self._answer(path, headers, body)
+        small = seconds is None and len(body) <= _LARGE
+        answer = await work if small else await while_wanted(work, receive, seconds)
         kind = b"application/json" if answer.json_length is None else b"application/octet-stream"
         start = [(b"content-type", kind), (b"content-length", b"%d" % len(answer.body))]
         if answer.json_length is not None:
             start.append((b"inference-header-content-length", b"%d" % answer.json_length))
-        await send({"type": "http.response.start", "status": 200, "headers": start})
-        await send({"type": "http.response.body", "body": answer.body})
+        return Reply(start, answer.body)
 
-    async def _answer(self, path: dict[str, str], headers: Headers, body: bytes) -> InferBody:
-        json_length = headers.get("inference-header-content-length")
+    async def _answer(self, path: Mapping[str, str], headers: Headers, body: bytes) -> InferBody:
+        json_length = text_of(headers, b"inference-header-content-length")
         if len(body) > _LARGE:
             request = await asyncio.to_thread(read_request, body, json_length)
         else:
             request = read_request(body, json_length)
-        record, outputs = await self._service.infer(path["name"], path.get("version"), request, headers.get)
+        record, outputs = await self._service.infer(path["name"], path.get("version"), request, sticky_of(headers))
         return write_response(request, record.name, str(record.version), outputs, {"model_id": record.model_id})
 
 
@@ -169,28 +174,3 @@ def v2_error(error: BaseException, request_id: str) -> JSONResponse:
     status = 400 if response.status_code in (415, 422, 501) else response.status_code
     text = orjson.loads(response.body)["detail"]
     return JSONResponse({"error": text}, status, {"Retry-After": "1"} if status in (429, 503) else None)
-
-
-async def _read(receive: Receive) -> bytes:
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _deadline(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 < seconds <= 86_400:
-        raise BadRequest(
-            f"the header X-Request-Timeout is {text[:40]!r}", hint="It is a number of seconds, up to a day."
-        )
-    return seconds

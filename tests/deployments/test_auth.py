@@ -451,7 +451,7 @@ def test_the_access_log_names_the_token_and_holds_no_secret(
     http.get("/forged%0aevent=request%20status=200", headers=bearer["read"])
     _wait_for("status=404", caplog)
     # What other tests asked for may be logged only now.
-    logged = [record.getMessage() for record in caplog.records if record.name == "deployments.auth"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "deployments.request_log"]
     lines = [line for line in logged if "path=/read " in line or "path=/forged" in line]
     assert re.search(r"method=GET path=/read status=422 ms=[\d.]+ token=test-read/[0-9a-f]{16} request_id=", lines[0])
     assert "path=/forged%0Aevent%3Drequest%20status%3D200 status=404" in lines[1]
