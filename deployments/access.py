@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from starlette.routing import Match
 
@@ -24,6 +24,15 @@ Rules = Mapping[tuple[str, str], Access]
 """From the method and the path, as the route declares it, to what it needs; HEAD is as GET."""
 
 COMMON: Rules = {("GET", "/health"): PUBLIC, ("GET", "/openapi.json"): PUBLIC, ("GET", "/docs"): PUBLIC}
+
+
+class Needs(NamedTuple):
+    """What a request needs, whether it is an upload, and which route takes it with which parameters; None: no route."""
+
+    access: Access
+    upload: bool = False
+    path: str | None = None
+    parameters: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -48,14 +57,16 @@ class Policy:
     rules: Rules
     uploads: frozenset[str] = field(default=frozenset())
 
-    def of(self, scope: Scope) -> tuple[Access, bool]:
-        """Return what the request needs, and whether it is an upload.
+    def of(self, scope: Scope) -> Needs:
+        """Return what the request needs.
 
         A request that no route takes needs a token of any role: what is there and what is not is nobody else's
         business.
         """
         for route in self.routes:
-            if route.matches(scope)[0] is Match.FULL:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
                 path = getattr(route, "path", "")
-                return self.rules.get((scope["method"], path), Role.ADMIN), path in self.uploads
-        return Role.READ, False
+                access = self.rules.get((scope["method"], path), Role.ADMIN)
+                return Needs(access, path in self.uploads, path, found.get("path_params", {}))
+        return Needs(Role.READ)

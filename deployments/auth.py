@@ -68,13 +68,13 @@ class AuthMiddleware:
         fast: Sequence[FastRoute] = (),
     ) -> None:
         self._app: ASGIApp
-        self._policy = policy
+        self.policy = policy
         self._security = config.security
         self.gate = Gate(tokens)
         self.echoes = echo_request_id
         self.error_response = error_response
         self.allowed_hosts, self.max_body = config.security.allowed_hosts, config.security.max_body
-        self.lane = FastLane(self, fast, policy.rules)
+        self.lane = FastLane(self, fast)
 
     def before(self, app: ASGIApp) -> Self:
         """Return this door with an application behind it."""
@@ -146,12 +146,12 @@ class _Exchange:
         )
         if self.origin and self.scope["method"] == "OPTIONS" and "access-control-request-method" in self.headers:
             return Response(status_code=204, headers=preflight_headers(self.origin))
-        needed, upload = self.door._policy.of(self.scope)
-        authorize = partial(self.door.gate.authorize, self.headers.getlist("authorization"), needed)
+        needs = self.door.policy.of(self.scope)
+        authorize = partial(self.door.gate.authorize, self.headers.getlist("authorization"), needs.access)
         self.token = await authorize()
         # An answer that takes hours asks again on its way whether the token still holds.
         self.scope["state"].update(token=self.token, still_allowed=authorize)
-        self.limit = security.max_upload if upload else security.max_body
+        self.limit = security.max_upload if needs.upload else security.max_body
         announced = self.headers.get("content-length", "0")
         if not announced.isdecimal():
             raise BadRequest("the header Content-Length is not a number")

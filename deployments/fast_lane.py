@@ -1,8 +1,8 @@
 """A lane through the door for plain requests to the routes that count: no framework, one look at the headers.
 
-What a request must bring is the door's to say (`deployments.auth`), and its token is checked by the door's own
-gate. Whatever is not plain here, or is refused, goes the door's ordinary way, which answers it: a lane lets
-nothing in that the door would not. Routes of a lane are routes of their application, too.
+Which route takes a request, what it must bring, and whether its token does are for the door to say
+(`deployments.auth`), of whose answers only the first is kept. Whatever is not plain here, or is refused, goes the
+door's ordinary way, which answers it: a lane lets nothing in that the door would not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import ClientDisconnect
 
@@ -21,14 +21,15 @@ from deployments.request_log import REQUEST_ID, RequestLog
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from deployments.access import Access, Rules
+    from deployments.access import Needs
     from deployments.auth import AuthMiddleware
     from deployments.question import Sticky
 
 Headers = Mapping[bytes, bytes]
 
 _SAFE = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-_HOSTS, _LONGEST = 1024, 300
+_HOSTS, _PATHS, _LONGEST = 1024, 4096, 300
+"""How many hosts and paths are remembered, and the length of the longest path."""
 _NOT_PLAIN = frozenset({b"origin", b"content-encoding", b"transfer-encoding", b"upgrade"})
 
 
@@ -39,7 +40,7 @@ class Reply(NamedTuple):
     body: bytes
 
 
-Answer = Callable[[Mapping[str, str], Headers, "Receive"], Awaitable[Reply]]
+Answer = Callable[[Mapping[str, Any], Headers, "Receive"], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
@@ -69,56 +70,53 @@ class FastLane:
     door : AuthMiddleware
         Whose lane it is.
     routes : sequence of FastRoute
-        No two of one length end with the same word.
-    rules : mapping
-        The role that each route needs.
+        They have a lane.
     """
 
-    def __init__(self, door: AuthMiddleware, routes: Sequence[FastRoute], rules: Rules) -> None:
+    def __init__(self, door: AuthMiddleware, routes: Sequence[FastRoute]) -> None:
         self._door = door
+        self._routes = {route.path: route for route in routes}
+        self._words = tuple({f"/{route.path.rpartition('/')[2]}" for route in routes})
         self._hosts: set[bytes] = set()
+        self._paths: dict[tuple[str, str], Needs] = {}
         self._log = RequestLog()
-        self._routes: dict[tuple[int, str], tuple[FastRoute, list[str], Access]] = {}
-        for route in routes:
-            parts = route.path.split("/")
-            self._routes[len(parts), parts[-1]] = (route, parts, rules["POST", route.path])
 
     async def take(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer a request, or leave it as it is and say so."""
         if scope["method"] != "POST" or scope["query_string"]:
             return False
-        path, root = scope["path"], scope.get("root_path", "")
-        if not path.startswith(root):
-            return False
-        parts = path[len(root) :].split("/")
-        found = self._routes.get((len(parts), parts[-1]))
-        if found is None:
-            return False
-        route, pattern, needed = found
-        params = {}
-        for part, wanted in zip(parts, pattern, strict=True):
-            if wanted[:1] == "{" and 0 < len(part) <= _LONGEST:
-                params[wanted[1:-1]] = part
-            elif part != wanted:
+        path = scope["path"]
+        key = (path, scope.get("root_path", ""))
+        needs = self._paths.get(key)
+        if needs is None:
+            if not path.endswith(self._words) or len(path) > _LONGEST:
                 return False
+            needs = self._door.policy.of(scope)
+        route = self._routes.get(needs.path or "")
+        if route is None:
+            return False
         headers = dict(scope["headers"])
         if len(headers) != len(scope["headers"]) or not _NOT_PLAIN.isdisjoint(headers) or not route.plain(headers):
             return False
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or len(length) > 20 or int(length) > self._door.max_body:
             return False
+        began = time.perf_counter()
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         try:
             self._check_host(headers.get(b"host", b""))
-            token = await self._door.gate.authorize([authorization], needed)
+            token = await self._door.gate.authorize([authorization], needs.access)
         except Exception:  # noqa: BLE001  (the ordinary way meets it again, and says what it is)
             return False
-        began = time.perf_counter()
+        if key not in self._paths:
+            if len(self._paths) >= _PATHS:
+                self._paths.clear()
+            self._paths[key] = needs
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         exchange = _Exchange(send, [(b"x-request-id", request_id.encode())] if self._door.echoes else [])
         try:
-            reply = await route.answer(params, headers, receive)
+            reply = await route.answer(needs.parameters, headers, receive)
             await exchange.answer(200, reply.headers, reply.body)
         except ClientDisconnect:
             exchange.status = exchange.status or 499

@@ -18,13 +18,12 @@ from deployments.fast_lane import FastRoute, Headers, Reply, sticky_of, text_of
 from deployments.question import Sticky
 from deployments.records_api import EXAMPLE, Reference
 from deployments.rendering import JSONResponse
-from deployments.rows import read_rows
+from deployments.rows import Rows, read_rows
 from deployments.scoring import Scorer
 from deployments.table_formats import MEDIA_TYPES, format_of, wanted_format
 from deployments.tokens import Role
-from deployments.waiting import read_all, seconds_left, while_wanted
+from deployments.waiting import SMALL, end_of_wait, read_all, while_wanted
 from jobs import BodyFormat, read_body, write_body
-from registry import ModelRecord
 
 PREDICT = "/{model_id}/predict"
 
@@ -52,14 +51,14 @@ def predict_api(app: Application, scorer: Scorer) -> None:
         kind, wanted = format_of(request.headers.get("content-type")), wanted_format(request.headers.get("accept"))
         if explain and wanted != "json":
             raise InvalidField("explanations are given as JSON only", context={"field": "explain"})
-        seconds = seconds_left(request.headers.get("x-request-timeout"), request.headers.get("x-request-start"))
+        end = end_of_wait(request.headers.get("x-request-timeout"), request.headers.get("x-request-start"))
         body = await request.body()
 
         async def predictions() -> dict[str, Any]:
-            rows = read_rows(body) if kind == "json" else await _read_table(kind, body, await scorer.record(model_id))
+            rows = await (_read_json(body) if kind == "json" else _read_table(scorer, model_id, kind, body))
             return await scorer.predict(model_id, rows, proba=proba, explain=explain, sticky=request.headers.get)
 
-        answer = await while_wanted(predictions(), request.receive, seconds)
+        answer = await while_wanted(predictions(), request.receive, end)
         if wanted == "json":
             return JSONResponse(answer)
         return Response(
@@ -73,10 +72,11 @@ def fast_predict(scorer: Scorer) -> FastRoute:
     """Return the lane of requests that bring JSON, want JSON, and ask for nothing else."""
 
     async def answer(path: Mapping[str, str], headers: Headers, receive: Receive) -> Reply:
-        seconds = seconds_left(text_of(headers, b"x-request-timeout"), text_of(headers, b"x-request-start"))
+        end = end_of_wait(text_of(headers, b"x-request-timeout"), text_of(headers, b"x-request-start"))
         body = await read_all(receive)
         work = _predict(scorer, path["model_id"], body, sticky_of(headers))
-        answer = await work if seconds is None else await while_wanted(work, receive, seconds)
+        small = end is None and len(body) <= SMALL
+        answer = await work if small else await while_wanted(work, receive, end)
         written = to_json(answer, inf_nan_mode="null")
         return Reply([(b"content-type", b"application/json"), (b"content-length", b"%d" % len(written))], written)
 
@@ -90,10 +90,15 @@ def _is_plain(headers: Headers) -> bool:
 
 
 async def _predict(scorer: Scorer, reference: str, body: bytes, sticky: Sticky) -> dict[str, Any]:
-    return await scorer.predict(reference, read_rows(body), sticky=sticky)
+    return await scorer.predict(reference, await _read_json(body), sticky=sticky)
 
 
-async def _read_table(kind: BodyFormat, body: bytes, record: ModelRecord) -> Any:
+async def _read_json(body: bytes) -> Rows:
+    return read_rows(body) if len(body) <= SMALL else await asyncio.to_thread(read_rows, body)
+
+
+async def _read_table(scorer: Scorer, reference: str, kind: BodyFormat, body: bytes) -> Any:
+    record = await scorer.record(reference)
     if record.signature is None:
         raise CapabilityMissing(
             f"{record.model_id} was registered without a signature and takes lists of numbers only",

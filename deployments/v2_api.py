@@ -26,7 +26,7 @@ from deployments.rows import read_object
 from deployments.tokens import Role
 from deployments.v2_infer import InferBody, read_request, write_response
 from deployments.v2_service import V2Service
-from deployments.waiting import read_all, seconds_left, while_wanted
+from deployments.waiting import SMALL, end_of_wait, read_all, while_wanted
 
 RULES: Rules = {
     # What probes ask for; they have no token, and learn nothing but that the server is there.
@@ -46,9 +46,6 @@ RULES: Rules = {
 }
 
 INFER = ("/models/{name}/infer", "/models/{name}/versions/{version}/infer")
-
-_LARGE = 256 * 1024
-"""Bytes of a body beyond which it is read in a thread: reading more would hold up the other requests."""
 
 Name = Annotated[str, Path(max_length=300, description="A name, `name@alias`, or a model id.")]
 Version = Annotated[str, Path(max_length=300, description="A version, or an alias.")]
@@ -147,11 +144,11 @@ class Infer:
         """Answer a request."""
         if b"content-encoding" in headers:
             raise UnsupportedFormat("the body is compressed", hint="Send it as it is.")
-        seconds = seconds_left(text_of(headers, b"x-request-timeout"), text_of(headers, b"x-request-start"))
+        end = end_of_wait(text_of(headers, b"x-request-timeout"), text_of(headers, b"x-request-start"))
         body = await read_all(receive)
         work = self._answer(path, headers, body)
-        small = seconds is None and len(body) <= _LARGE
-        answer = await work if small else await while_wanted(work, receive, seconds)
+        small = end is None and len(body) <= SMALL
+        answer = await work if small else await while_wanted(work, receive, end)
         kind = b"application/json" if answer.json_length is None else b"application/octet-stream"
         start = [(b"content-type", kind), (b"content-length", b"%d" % len(answer.body))]
         if answer.json_length is not None:
@@ -160,7 +157,7 @@ class Infer:
 
     async def _answer(self, path: Mapping[str, str], headers: Headers, body: bytes) -> InferBody:
         json_length = text_of(headers, b"inference-header-content-length")
-        if len(body) > _LARGE:
+        if len(body) > SMALL:
             request = await asyncio.to_thread(read_request, body, json_length)
         else:
             request = read_request(body, json_length)

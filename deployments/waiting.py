@@ -24,8 +24,12 @@ Answer = TypeVar("Answer")
 _LONGEST = 86_400.0
 
 
-def seconds_left(timeout: str | None, started: str | None) -> float | None:
-    """Return for how long the client goes on waiting; None when it does not say.
+SMALL = 256 * 1024
+"""Bytes of a body beyond which it is read in a thread, and its client watched: more would hold up other requests."""
+
+
+def end_of_wait(timeout: str | None, started: str | None) -> float | None:
+    """Return until when the client waits, by `time.monotonic`; None when it does not say.
 
     Parameters
     ----------
@@ -41,9 +45,10 @@ def seconds_left(timeout: str | None, started: str | None) -> float | None:
 
     Examples
     --------
-    >>> seconds_left("2.5", None), seconds_left(None, "t=1")
-    (2.5, None)
-    >>> seconds_left("2.5", "t=1700000000000")
+    >>> end = end_of_wait("2.5", None)
+    >>> end is not None and 2 < end - time.monotonic() <= 2.5
+    True
+    >>> end_of_wait("2.5", "t=1700000000000")
     Traceback (most recent call last):
     ...
     compute.errors.ResultTimeout: the 2.5 s of X-Request-Timeout were over before the request was looked at...
@@ -59,18 +64,18 @@ def seconds_left(timeout: str | None, started: str | None) -> float | None:
             f"the header X-Request-Timeout is {timeout[:40]!r}", hint="It is a number of seconds, up to a day."
         )
     if started is None or not started.startswith("t=") or not started[2:].isdecimal() or len(started) > 20:
-        return seconds
+        return time.monotonic() + seconds
     left = seconds - max(0.0, time.time() - int(started[2:]) / 1000)
     if left <= 0:
         raise ResultTimeout(
             f"the {seconds:g} s of X-Request-Timeout were over before the request was looked at",
             hint="Allow more, or send less.",
         )
-    return left
+    return time.monotonic() + left
 
 
-async def while_wanted(work: Coroutine[Any, Any, Answer], receive: Receive, seconds: float | None) -> Answer:
-    """Return what the work gives; drop it when the client leaves, or the seconds are over.
+async def while_wanted(work: Coroutine[Any, Any, Answer], receive: Receive, end: float | None) -> Answer:
+    """Return what the work gives; drop it when the client leaves, or waits no longer.
 
     Parameters
     ----------
@@ -78,13 +83,15 @@ async def while_wanted(work: Coroutine[Any, Any, Answer], receive: Receive, seco
         Is cancelled.
     receive : callable
         Of the request, whose body has been read.
-    seconds : float or None
+    end : float or None
+        From `end_of_wait`.
 
     Raises
     ------
     ClientDisconnect, ResultTimeout
     """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leave(receive))
+    seconds = None if end is None else max(0.0, end - time.monotonic())
     try:
         done, _ = await asyncio.wait({working, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if working in done:
