@@ -1,8 +1,9 @@
-"""What happens when there is more to do than there are places: refusals at once."""
+"""What happens when there is more to do than there are places and time: refusals at once, and no work for nobody."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from jobs import train_model
 
 ROWS = pd.DataFrame({"x": np.arange(50.0), "z": np.arange(50.0) % 7})
 ROW = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP64", "data": [3.0, 4.0]}]}
+MANY = {"inputs": [{"name": "input", "shape": [80_000, 2], "datatype": "FP64", "data": [7, 3] * 80_000}]}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,16 @@ def small(ray_cluster: str, served_config: Config) -> str:
         config=served_config, distribute_data=False,
     )  # fmt: skip
     return "overload"
+
+
+@pytest.fixture(scope="module")
+def slow(ray_cluster: str, served_config: Config) -> str:
+    """A model that takes a second for what `MANY` asks."""
+    train_model(
+        ROWS.assign(y=ROWS["x"] * 2), "y", model_type="random_forest", name="overload-slow",
+        model_params={"n_estimators": 200}, config=served_config, distribute_data=False,
+    )  # fmt: skip
+    return "overload-slow"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +88,56 @@ def test_what_finds_no_place_is_refused_at_once_and_what_has_one_is_answered(
     assert set(lines) == {b"HTTP/1.1 200 OK\r\n"}
     assert took < 5
     assert httpx.post(where.geturl(), json=ROW, headers=bearer, timeout=60).status_code == 200
+
+
+def test_a_wait_counts_from_the_arrival_at_the_ingress_whatever_the_client_says(
+    inference_url: str, models_url: str, small: str, bearer: dict[str, str]
+) -> None:
+    for url, body in (
+        (f"{inference_url}/models/{small}/infer", ROW),
+        (f"{models_url}/{small}/predict", {"rows": [{"x": 3.0, "z": 4.0}]}),
+    ):
+        long_ago = {**bearer, "X-Request-Start": "t=1700000000000"}
+        found = httpx.post(url, json=body, headers={**long_ago, "X-Request-Timeout": "30"}, timeout=60)
+        assert found.status_code == 200, found.text
+        late = httpx.post(url, json=body, headers={**bearer, "X-Request-Timeout": "1e-6"}, timeout=60)
+        assert late.status_code == 504, late.text
+        assert "X-Request-Timeout" in late.text
+
+
+def test_what_nobody_waits_for_any_more_is_dropped(inference_url: str, slow: str, bearer: dict[str, str]) -> None:
+    where = urlsplit(f"{inference_url}/models/{slow}/infer")
+    body = json.dumps(MANY).encode()
+    head = (
+        f"POST {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: {bearer['Authorization']}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+
+    def ask(**more: str) -> tuple[int, float]:
+        began = time.perf_counter()
+        answer = httpx.post(where.geturl(), content=body, headers={**bearer, **more}, timeout=120)
+        return answer.status_code, time.perf_counter() - began
+
+    async def ask_and_leave() -> None:
+        _, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(head.encode() + body)
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        writer.close()
+
+    async def crowd() -> None:
+        await asyncio.gather(*(ask_and_leave() for _ in range(40)))
+
+    ask()  # loads it
+    status, alone = ask()
+    assert status == 200
+    status, took = ask(**{"X-Request-Timeout": str(alone / 4)})
+    assert status == 504
+    assert took < alone
+    asyncio.run(crowd())
+    status, took = ask()
+    assert status == 200
+    assert took < 12 * alone, f"{took:.1f} s after a crowd that left, {alone:.1f} s alone"  # two at once: 20 and more
 
 
 def test_a_port_that_is_taken_is_named(served_config_path: Path) -> None:
