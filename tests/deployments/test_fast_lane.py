@@ -130,6 +130,17 @@ def test_the_lane_lets_nobody_in_whom_the_door_refuses(
     ask(name, use)
 
 
+def test_the_lane_takes_no_path_that_belongs_to_another_route(ask: Callable[[str, Use], None]) -> None:
+    async def use(client: httpx.AsyncClient, path: str, body: Any) -> None:
+        for _ in range(2):
+            assert (await client.post(path, json=body)).status_code == 200
+            other = await client.post("/uploads/predict", json=body)  # the end of an upload of that id
+            assert other.status_code == 403, other.text
+            assert (await client.post(f"/{'long' * 100}/predict", json=body)).status_code == 422
+
+    ask("predict", use)
+
+
 @pytest.mark.parametrize("name", ASKED)
 def test_what_is_waited_for_no_longer_is_not_begun(ask: Callable[[str, Use], None], name: str) -> None:
     async def use(client: httpx.AsyncClient, path: str, body: Any) -> None:
