@@ -6,14 +6,14 @@ Ray, Dask and the rest are imported inside the methods.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jobs
 from compute import ComputeManager, Config
 from compute.errors import InvalidField
 from dask_bridge.backend import DaskBackend
 from dask_bridge.face import get_compute_manager
-from jobs import DaskTable, evaluate_lazily, find_family, predict_lazily
+from jobs import BadRows, DaskTable, evaluate_lazily, find_family, predict_lazily
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ class MLTasks(jobs.MLTasks):
         output: str | None = None,
         key_columns: Sequence[str] | None = None,
         proba: bool = False,
-        bad_rows: Literal["raise", "divert"] = "raise",
+        bad_rows: BadRows = "raise",
         overwrite: bool = False,
         rows_per_part: int | None = None,
     ) -> Any:

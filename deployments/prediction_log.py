@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -172,19 +172,32 @@ def _table(entry: _Entry) -> pa.Table:
         columns |= {f"input_{place}": pa.array(matrix[:, place], pa.float64()) for place in range(matrix.shape[1])}
     else:
         columns |= _features(entry.inputs, record.signature)
-    classes = record.signature.classes if record.signature is not None else None
-    for name, values in entry.outputs.items():
-        array = np.asarray(values)
-        if name == "predict":
-            columns[_free("prediction", columns)] = pa.array(array.tolist())
-        elif array.ndim == 2:
-            for place, label in enumerate(classes or range(array.shape[1])):
-                columns[_free(f"probability_{label}", columns)] = pa.array(array[:, place], pa.float64())
+    columns |= _said(entry.outputs, record.signature.classes if record.signature is not None else None, rows, columns)
     columns["_model_id"] = pa.array([record.model_id] * rows)
     columns["_version"] = pa.array([record.version] * rows, pa.int64())
     columns["_arm"] = pa.array([entry.arm] * rows, pa.string())
     columns["_at"] = pa.array([entry.at] * rows, pa.timestamp("us", tz="UTC"))
     return pa.table(columns)
+
+
+def _said(
+    outputs: Mapping[str, Any], classes: Sequence[Any] | None, rows: int, taken: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the outputs as columns; those of a classifier that were not asked for are there too, empty."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    if classes:
+        columns[_free("prediction", taken)] = pa.nulls(rows, pa.array(classes).type)
+        columns |= {_free(f"probability_{label}", taken): pa.nulls(rows, pa.float64()) for label in classes}
+    for name, values in outputs.items():
+        array = np.asarray(values)
+        if name == "predict":
+            columns[_free("prediction", taken)] = pa.array(array.tolist())
+        elif array.ndim == 2:
+            for place, label in enumerate(classes or range(array.shape[1])):
+                columns[_free(f"probability_{label}", taken)] = pa.array(array[:, place], pa.float64())
+    return columns
 
 
 def _features(inputs: Any, signature: Signature) -> dict[str, Any]:

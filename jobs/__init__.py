@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from jobs.ml_tasks import MLTasks, get_ml_tasks
     from jobs.parallel import Training, parallel_model_inference, parallel_model_training
     from jobs.predict import predict_batch
+    from jobs.rejects import BadRows
     from jobs.tables import open_table
     from jobs.train import train_model
     from jobs.tune import tune_model
 
 __all__ = [
+    "BadRows",
     "BodyFormat",
     "DaskTable",
     "MLTasks",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BadRows": "jobs.rejects",
     "BodyFormat": "jobs.bodies",
     "read_body": "jobs.bodies",
     "write_body": "jobs.bodies",

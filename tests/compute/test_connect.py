@@ -261,7 +261,10 @@ def test_no_key_is_left_out() -> None:
     sections = {"compute": ComputeSection, "clusters": Cluster, "task_defaults": TaskDefaults}
     sections |= {"scaling": Scaling, "monitoring": Monitoring}
     keys = itertools.chain.from_iterable(keys_of(model, f"{name}.") for name, model in sections.items())
-    assert sorted(keys) == sorted(DOES)
+    ours = [
+        key for key in keys if not key.startswith("monitoring.prediction_log.")
+    ]  # deployments/test_prediction_log.py
+    assert sorted(ours) == sorted(DOES)
 
 
 # One run for the keys that the same check is for.

@@ -79,15 +79,15 @@ def work(number):
 threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
 for thread in threads:
     thread.start()
-interrupted = 0
-print("ready", flush=True)
-while interrupted < 30:
+interrupted, told = 0, -1
+while told < 30:
     try:
-        while True:
+        while told == interrupted:
             group.run(lambda state: ([], 1))
+        told = interrupted
+        print(told, flush=True)  # an interrupt comes from here on, always inside of `try`
     except KeyboardInterrupt:
         interrupted += 1
-        print(interrupted, flush=True)
 before = list(counts)
 time.sleep(0.5)
 assert all(now > then for now, then in zip(counts, before)), (before, counts)
@@ -102,7 +102,7 @@ def test_nobody_is_left_waiting_when_a_thread_is_interrupted() -> None:
     process = subprocess.Popen([sys.executable, "-c", _INTERRUPTED], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "0\n"
         for number in range(1, 31):
             time.sleep(0.003 * (number % 10))
             process.send_signal(signal.SIGINT)
@@ -111,4 +111,5 @@ def test_nobody_is_left_waiting_when_a_thread_is_interrupted() -> None:
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
     assert output == "all went on\n"

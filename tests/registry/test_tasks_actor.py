@@ -137,7 +137,7 @@ def test_killed_again_and_again_the_actor_ends_each_task_exactly_once(
 def test_progress_is_seen_from_outside(tasks: TaskRegistry) -> None:
     task_id = tasks.submit("t", {"do": "sleep", "seconds": 2}).task_id
     end = time.monotonic() + 30
-    while (report := tasks.progress(task_id)) is None:
+    while (report := tasks.progress(task_id)) is None or report["message"] == "begun":
         assert time.monotonic() < end
         time.sleep(0.02)
     assert (report["fraction"], report["message"]) == (0.25, "sleeping")

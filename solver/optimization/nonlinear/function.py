@@ -34,6 +34,8 @@ class Operation(NamedTuple):
 
 def _power_slopes(a: Values, value: float) -> Values:
     base, exponent = a
+    if math.isnan(value):
+        return math.nan, math.nan
     by_base = exponent * base ** (exponent - 1) if exponent else 0.0
     return by_base, value * math.log(base) if base > 0 else 0.0
 
