@@ -12,5 +12,8 @@ SERVE_VARIABLES = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
     # Handle calls keep Ray's own way, which asks for its token: Serve's gRPC between replicas asks for none.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+    # On a busy machine HAProxy takes longer to start than the 5 s after which Serve would end it and begin anew.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 """One replica answers ten times as many requests a second with these; without them, everything works as well."""

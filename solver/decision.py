@@ -22,7 +22,7 @@ from solver.optimization.words import as_answer, names_of
 from solver.prediction import INLINE_ROWS, predict_rows
 from solver.stochastic import compare, extensive, later_variables
 from solver.stochastic_query import Uncertainty
-from solver.uncertainty import draw
+from solver.uncertainty import DRAWS
 
 MARK = "$predict"
 
@@ -87,9 +87,11 @@ def _under_scenarios(
     whole = extensive(programs, later, uncertainty)
     context.progress(0.1, f"{uncertainty.scenarios} scenarios: {whole.size[1]:,} variables")
     options = Options(parameters.time_limit, parameters.relative_gap, parameters.threads, parameters.seed)
-    found = solve_program(whole, options, engines=parameters.engines, memory=parameters.memory)
-    context.progress(0.5, "comparing with the plan from point predictions")
     now = names_of(whole)[0][: int((~later).sum())]
+    given = {name: value for name, value in (parameters.hint or {}).items() if name in now}
+    begin = options._replace(hint=hinted(whole, parameters.model_copy(update={"hint": given})))
+    found = solve_program(whole, begin, engines=parameters.engines, memory=parameters.memory)
+    context.progress(0.5, "comparing with the plan from point predictions")
     answer = as_answer(whole, found)
     values = answer["variable_values"]
     return {
@@ -116,7 +118,7 @@ def _scenarios(
         drawn[told["field"]] = (
             (random.random((uncertainty.scenarios, len(values))) < values).astype(np.float64)  # it happens, or not
             if classes
-            else draw(record, values, uncertainty.scenarios, random)
+            else DRAWS[uncertainty.method](record, values, uncertainty.scenarios, random)
         )
 
     def scenario(number: int) -> Program:

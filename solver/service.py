@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 from compute import Config, TaskState, check_uri, load_config
-from compute.errors import InvalidField, ResultTimeout, from_problem
+from compute.errors import InvalidField, ResultTimeout, TaskNotFinished, from_problem
 from registry import TaskContext, TaskRecord, TaskRegistry, get_task_registry
 from solver import prediction
 from solver.execute import ENTRY, TYPES, pack
+from solver.optimization.answer import warmed
+from solver.optimization.query import OptimizationParameters
 from solver.queries import Parameters, PredictionParameters, PredictionQuery, Query, parse, replace_uris
 from solver.status import events, problem, reported, summary
 
@@ -283,6 +285,8 @@ class SolverService:
             earlier = self._registry().find(caller, idempotency_key)
             if earlier is not None and earlier.fingerprint == fingerprint:
                 return earlier
+        if isinstance(parameters, OptimizationParameters):
+            parameters = warmed(parameters, self._finished)
         prepared = TYPES[query.type].prepare(query, parameters, self.config)
         return self._registry().submit(
             query.type,
@@ -295,6 +299,17 @@ class SolverService:
             deadline=parameters.deadline,
             resources=TYPES[query.type].needs(parameters),
         )
+
+    def _finished(self, task_id: str) -> dict[str, Any]:
+        """Return the answer of a task that has ended well."""
+        record = self._registry().get(task_id)
+        if record.state is not TaskState.SUCCEEDED:
+            raise TaskNotFinished(
+                f"the task {task_id} has no answer: it is {record.state.value}",
+                hint="Wait for it, or name another one.",
+                context={"task_id": task_id},
+            )
+        return self.answer(record)
 
     def _solve_here(
         self, query: PredictionQuery, parameters: PredictionParameters, timeout: float | None

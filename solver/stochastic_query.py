@@ -13,6 +13,10 @@ class Uncertainty(Strict):
     """Scenarios of what was predicted, and what the plan is to be good at over them."""
 
     scenarios: int = Field(50, ge=2, le=5000, description="To each prediction errors on held-out rows are added.")
+    method: Literal["bootstrap", "quantiles"] = Field(
+        "bootstrap",
+        description="Errors are drawn with replacement, or are so many quantiles of them, each once, in random order.",
+    )
     measure: Literal["mean", "cvar"] = Field(
         "mean", description="The mean of the objective, or its mean over the worst `1 - alpha` of the scenarios."
     )

@@ -89,6 +89,38 @@ def draw(record: ModelRecord, predictions: Floats, count: int, random: np.random
     return np.asarray(predictions + errors, np.float64)
 
 
+def spread(record: ModelRecord, predictions: Floats, count: int, random: np.random.Generator) -> Floats:
+    """Return scenarios as `draw` does, with quantiles of the errors instead of drawn ones.
+
+    Of each prediction every scenario has another of `count` quantiles at equal distances, in random order (a Latin
+    hypercube: McKay, Beckman and Conover, Technometrics 21 (1979) 239), so that few scenarios cover all of its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from datetime import datetime, UTC
+    >>> from registry import Artifact
+    >>> now = datetime(2026, 1, 2, tzinfo=UTC)
+    >>> record = ModelRecord(
+    ...     model_id="m-1", name="delays", version=1, model_type="linear", format="sklearn-skops", created_at=now,
+    ...     artifact=Artifact(digest="sha256:" + "0" * 64, size=1), updated_at=now,
+    ...     lineage={"residuals": {"rows": 19, "values": [float(value) for value in range(-9, 10)]}},
+    ... )
+    >>> sorted(spread(record, np.array([100.0]), 3, np.random.default_rng(0))[:, 0].tolist())
+    [94.0, 100.0, 106.0]
+    """
+    import numpy as np
+
+    _, values = _kept(record)
+    levels = np.quantile(np.asarray(values, np.float64), (np.arange(count) + 0.5) / count)
+    errors = random.permuted(np.tile(levels, (len(predictions), 1)), axis=1).T
+    return np.asarray(predictions + errors, np.float64)
+
+
+DRAWS = {"bootstrap": draw, "quantiles": spread}
+"""How scenarios are made, by `Uncertainty.method`."""
+
+
 def _quantile(record: ModelRecord, share: float, *, mirrored: bool = False) -> float:
     """Return the smallest kept error that is not below the conformal rank; of the errors' negatives, if mirrored."""
     rows, values = _kept(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +18,7 @@ from solver.optimization.files import read_file
 from solver.optimization.job import Incumbent
 from solver.optimization.model import Model
 from solver.optimization.program import Floats
-from solver.optimization.query import OptimizationParameters, OptimizationQuery
+from solver.optimization.query import OptimizationParameters, OptimizationQuery, WarmStart
 from solver.optimization.solve import solve_program
 from solver.optimization.sources import read_source
 from solver.optimization.words import as_answer, names_of
@@ -80,11 +80,15 @@ def read(query: OptimizationQuery, config: Config) -> Model:
 
 def hinted(program: Model, parameters: OptimizationParameters) -> Floats | None:
     """Return the hint by the number of each variable; NaN where there is none."""
-    if parameters.hint is None:
+    earlier = (parameters.warm_start.values if parameters.warm_start is not None else None) or {}
+    if not parameters.hint and not earlier:
         return None
     places = {name: number for number, name in enumerate(names_of(program)[0])}
     values = np.full(program.size[1], np.nan)
-    for name, value in parameters.hint.items():
+    for name, value in earlier.items():
+        if name in places:
+            values[places[name]] = value
+    for name, value in (parameters.hint or {}).items():
         if name not in places:
             raise InvalidField(
                 f"parameters.hint names the variable {name[:100]!r}, which the program does not have",
@@ -92,6 +96,27 @@ def hinted(program: Model, parameters: OptimizationParameters) -> Floats | None:
             )
         values[places[name]] = value
     return values
+
+
+def warmed(parameters: OptimizationParameters, answer_of: Callable[[str], Mapping[str, Any]]) -> OptimizationParameters:
+    """Fill in the answer of the task to begin with, so that the question does not depend on that task any more.
+
+    Raises
+    ------
+    InvalidField
+        When its answer has no values of variables.
+    """
+    if parameters.warm_start is None:
+        return parameters
+    task = parameters.warm_start.task
+    values = answer_of(task).get("variable_values")
+    if not values:
+        raise InvalidField(
+            f"the answer of the task {task} has no values of variables to begin with",
+            hint="Name an optimization or a decision that found a plan.",
+            context={"field": "parameters.warm_start.task"},
+        )
+    return parameters.model_copy(update={"warm_start": WarmStart(task=task, values=values)})
 
 
 def _read_uri(uri: str, config: Config) -> Model:

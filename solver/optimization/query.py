@@ -173,6 +173,13 @@ class DecisionQuery(_Strict):
     )
 
 
+class WarmStart(_Strict):
+    """Another task's answer, to begin with."""
+
+    task: str = Field(description="Its id. Variables that only one of the two programs has are left out.")
+    values: dict[str, float] | None = Field(None, description="Its answer; filled in when the question is accepted.")
+
+
 class OptimizationParameters(TaskParameters):
     """How the answer is to be found."""
 
@@ -188,6 +195,7 @@ class OptimizationParameters(TaskParameters):
         None, min_length=1, description="To be asked in this order, each when the one before has no good answer."
     )
     hint: dict[str, float] | None = Field(None, description="Values of variables to begin with, by name.")
+    warm_start: WarmStart | None = Field(None, description="A task to begin where it ended; `hint` goes before it.")
     solutions: int = Field(
         1, ge=1, le=1000, description="Above 1, `solution_pool` has as many different ones, as far as they were found."
     )

@@ -21,7 +21,7 @@ TWO_NODES = "CONFORMANCE_OVER_TWO_RAY_NODES"
 MakeManager = Callable[..., ComputeManager]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dask_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Backend]]:
     """A Dask scheduler and two workers of one thread each, all processes of their own."""
     import distributed
@@ -42,7 +42,7 @@ def dask_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
             yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_engine(request: pytest.FixtureRequest) -> Iterator[None]:
     """The session's Ray cluster; of two nodes in the run that `test_two_ray_nodes` starts."""
     if TWO_NODES not in os.environ:
@@ -62,7 +62,7 @@ def ray_engine(request: pytest.FixtureRequest) -> Iterator[None]:
         cluster.shutdown()
 
 
-@pytest.fixture(scope="session", params=["local", "ray", pytest.param("dask_on_ray", marks=pytest.mark.slow), "dask"])
+@pytest.fixture(scope="package", params=["local", "ray", pytest.param("dask_on_ray", marks=pytest.mark.slow), "dask"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
     """Make backends of one kind over one running engine.
 
@@ -87,7 +87,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
         yield request.getfixturevalue("dask_engine")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(engine: Callable[[], Backend]) -> Iterator[ComputeManager]:
     """One manager for the tests that do not count anything."""
     with ComputeManager(engine(), config_with()) as manager:

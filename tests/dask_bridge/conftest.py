@@ -9,7 +9,7 @@ import pytest
 from tests.dask_servers import DaskServers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A scheduler and two workers, all processes of their own. Gives its address."""
     import distributed

@@ -1,4 +1,4 @@
-"""One Serve for the whole session, on the shared Ray cluster, with the applications of `serve_config.yaml`."""
+"""One Serve for all of these tests, on the shared Ray cluster, with the applications of `serve_config.yaml`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from registry import open_store
 SERVE_CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served_config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration file that the served applications read: replicas do not see a test's environment."""
     home = tmp_path_factory.mktemp("served")
@@ -43,25 +43,25 @@ def served_config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served_config(served_config_path: Path) -> Config:
     """The configuration of the served applications."""
     return load_config(served_config_path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def token_store(served_config: Config) -> TokenStore:
     """The tokens that the served applications accept."""
     return TokenStore(open_store(served_config.storage.uri, served_config))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tokens(token_store: TokenStore) -> dict[Role, str]:
     """A token of each role."""
     return {role: token_store.create(f"test-{role}", role, timedelta(hours=1)).secret for role in Role}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def serve() -> ModuleType:
     """The module ray.serve, which cannot be imported where warnings are errors: it still uses pydantic's old way."""
     with warnings.catch_warnings():
@@ -69,7 +69,7 @@ def serve() -> ModuleType:
         return importlib.import_module("ray.serve")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deploy(serve: Any, ray_cluster: str, served_config_path: Path) -> Iterator[Callable[[str], str]]:
     """Deploys an application of `serve_config.yaml` by its name, once, and gives its address."""
     with socket.socket() as probe:
@@ -95,25 +95,25 @@ def deploy(serve: Any, ray_cluster: str, served_config_path: Path) -> Iterator[C
     serve.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models_url(deploy: Callable[[str], str]) -> str:
     """Where the models application answers."""
     return deploy("models")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inference_url(deploy: Callable[[str], str]) -> str:
     """Where the inference application answers."""
     return deploy("inference")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def solver_url(deploy: Callable[[str], str]) -> str:
     """Where the solver application answers."""
     return deploy("solver")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def serve_url(deploy: Callable[[str], str]) -> str:
     """Where Serve answers, with every application deployed."""
     for name in ("index", "models", "inference", "solver"):

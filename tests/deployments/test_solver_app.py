@@ -23,7 +23,7 @@ ROW = {"distance": 1000, "carrier": "UA", "night": False}
 Client = Callable[..., httpx.Client]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def solver_model(solver_url: str, served_config: Config) -> dict[str, Any]:
     """A registered regression that the served solver finds, named ``solver-delays``."""
     return train_model(flights(400), "delay", model_type="linear", name="solver-delays", config=served_config)

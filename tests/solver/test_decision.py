@@ -155,6 +155,9 @@ def test_under_scenarios_the_plan_is_the_critical_quantile(solver: SolverService
     )
     again = solver.solve(newsvendor(ROWS[:2], scenarios=400), timeout=120)
     assert again["variable_values"] == answer["variable_values"]
+    few = solver.solve(newsvendor(ROWS[:2], scenarios=30, method="quantiles"), timeout=120)
+    for n in range(2):  # quantiles at equal distances need fewer scenarios
+        assert few["variable_values"][f"early{n}"] - predictions[n] == pytest.approx(10 / 3, abs=1.0)
 
 
 def test_who_fears_the_worst_buys_more_beforehand(solver: SolverService, local: Config) -> None:

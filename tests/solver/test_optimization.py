@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compute import Config, TaskState
-from compute.errors import DataNotFound, InvalidField
+from compute.errors import DataNotFound, InvalidField, TaskNotFound
 from solver import SolverService
 from solver.__main__ import main
 from solver.optimization.check import check_optimality, check_point, is_convex
@@ -448,6 +448,22 @@ def test_a_hint_is_taken(solver: SolverService) -> None:
     with pytest.raises(InvalidField, match=r"parameters\.hint names the variable 'd'"):
         solver.submit(question(expressions=KNAPSACK), {"hint": {"d": 1}})
 
+
+def test_a_task_begins_where_another_ended(solver: SolverService) -> None:
+    task_id = solver.submit(question(expressions=KNAPSACK))
+    best = solver.wait(task_id, 60)["result"]
+    more = {**KNAPSACK, "variables": {**KNAPSACK["variables"], "d": {"upper": 1, "integer": True}}}
+    warm = {"warm_start": {"task": task_id}}
+    answer = solver.solve(question(expressions=more), warm)
+    assert answer["incumbents"][0]["objective_value"] == best["objective_value"]
+    other = solver.solve(question(expressions=KNAPSACK), {**warm, "hint": {"a": 1, "b": 1, "c": 0}})
+    assert other["incumbents"][0]["objective_value"] == 20.0
+    with pytest.raises(TaskNotFound):
+        solver.submit(question(expressions=KNAPSACK), {"warm_start": {"task": "task-" + "0" * 32}})
+    infeasible = solver.submit(question(expressions={"variables": {"x": {"upper": 1}}, "subject_to": ["x >= 2"]}))
+    solver.wait(infeasible, 60)
+    with pytest.raises(InvalidField, match="has no values of variables to begin with"):
+        solver.submit(question(expressions=KNAPSACK), {"warm_start": {"task": infeasible}})
 
 @pytest.mark.parametrize(
     ("source", "message"),
