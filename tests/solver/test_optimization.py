@@ -465,6 +465,7 @@ def test_a_task_begins_where_another_ended(solver: SolverService) -> None:
     with pytest.raises(InvalidField, match="has no values of variables to begin with"):
         solver.submit(question(expressions=KNAPSACK), {"warm_start": {"task": infeasible}})
 
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
