@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from compute.config import CONFIG_VARIABLE, ENV_PREFIX, Config, load_config
 from deployments.ingress import ingress_variables
+from registry.actor import NAMESPACE
 from tests.seaweed import SeaweedServer
 
 # Inherited by every process the tests start: a worker must not read the configuration of whoever runs the tests.
@@ -23,6 +27,10 @@ for _name in [name for name in os.environ if name == CONFIG_VARIABLE or name.sta
 _INGRESS = tempfile.mkdtemp(prefix="ingress-")
 atexit.register(shutil.rmtree, _INGRESS, ignore_errors=True)
 os.environ |= ingress_variables(Path(_INGRESS)) | {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+
+# A machine that is busy draws examples slowly, and how slowly says nothing of what is tested.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +62,19 @@ def ray_cluster() -> Iterator[str]:
     context = ray.init(address="local", num_cpus=4, namespace="tests", include_dashboard=False, log_to_driver=False)
     yield context.address_info["address"]
     ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_registry_outlives_its_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the detached actors of registries that a module's tests started: each that idles slows down the rest."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or request.path.parent.name == "deployments":
+        return
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == NAMESPACE:
+            with contextlib.suppress(ValueError):  # it has ended by itself
+                ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE))
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ RULE = {"to": "champion", "error_rate": 0.1, "min_requests": 20}
 
 
 @pytest.fixture
-def registry(config: Config) -> ModelRegistry:
+def registry(local_registry: ModelRegistry) -> ModelRegistry:
     """With the versions 1 and 2 of `line`, champion and challenger."""
-    registry = ModelRegistry(config)
+    registry = local_registry
     for _ in range(2):
         registry.register_model(MODEL, "linear", name="line", example=FRAME)
     registry.set_alias("line", "champion", 1)
