@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compute.errors import InvalidField
@@ -184,6 +184,7 @@ def _larger(part: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     x=st.floats(-10, 10),
     y=st.floats(-10, 10),
 )
+@example(text="sqrt(x)", x=2.5e-261, y=0.0)
 def test_expressions_mean_what_python_means(text: str, x: float, y: float) -> None:
     text = f"({text}) + exp(x)"  # nonlinear, whatever was drawn
     try:

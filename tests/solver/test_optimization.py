@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from compute import Config, TaskState
 from compute.errors import DataNotFound, InvalidField, TaskNotFound
+from registry.task_record import new_task_id
 from solver import SolverService
 from solver.__main__ import main
 from solver.optimization.check import check_optimality, check_point, is_convex
@@ -459,7 +460,7 @@ def test_a_task_begins_where_another_ended(solver: SolverService) -> None:
     other = solver.solve(question(expressions=KNAPSACK), {**warm, "hint": {"a": 1, "b": 1, "c": 0}})
     assert other["incumbents"][0]["objective_value"] == 20.0
     with pytest.raises(TaskNotFound):
-        solver.submit(question(expressions=KNAPSACK), {"warm_start": {"task": "task-" + "0" * 32}})
+        solver.submit(question(expressions=KNAPSACK), {"warm_start": {"task": new_task_id(time.time())}})
     infeasible = solver.submit(question(expressions={"variables": {"x": {"upper": 1}}, "subject_to": ["x >= 2"]}))
     solver.wait(infeasible, 60)
     with pytest.raises(InvalidField, match="has no values of variables to begin with"):

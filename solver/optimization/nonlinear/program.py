@@ -144,13 +144,15 @@ class NonlinearProgram:
                 high.append(np.inf if at_lower else 0.0)
         if not np.isfinite(gradient).all() or not all(np.isfinite(column).all() for column in columns):
             return None
-        left = gradient[free]
+        # Scaled first: squares of what is very steep are beyond the largest number.
+        left = gradient[free] / (1.0 + np.abs(gradient).max(initial=0.0))
         if columns and len(left):
             matrix = np.stack(columns, axis=1)[free]
-            # Scaled, so that a steep constraint counts no more than a flat one.
+            # A steep constraint counts no more than a flat one.
+            matrix = matrix / np.maximum(1e-12, np.abs(matrix).max(axis=0))
             matrix = matrix / np.maximum(1e-12, np.linalg.norm(matrix, axis=0))
             left = left - matrix @ lsq_linear(matrix, left, (low, high)).x
-        return float(np.abs(left).max(initial=0.0) / (1.0 + np.abs(gradient).max(initial=0.0)))
+        return float(np.abs(left).max(initial=0.0))
 
 
 def negated(function: Function) -> Function:
