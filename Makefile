@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 MLFLOW_INSTALLED := .venv-mlflow/.installed
+PEERS_INSTALLED := .venv-mlserver/.installed .venv-bentoml/.installed
 
-.PHONY: run stop test test-slow test-legacy test-mlflow check bench proto constraints clean
+.PHONY: run stop test test-slow test-legacy test-mlflow check bench bench-peers proto constraints clean
 
 run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try next; leaves it serving
 	@$(BIN)/python -m deployments.local up
@@ -36,6 +37,8 @@ check: $(INSTALLED) ## Format, lint, types, and the arrows between the rooms
 bench: $(INSTALLED) $(MLFLOW_INSTALLED) ## What it costs, side by side with the hand-written equivalent and with peers
 	$(BIN)/python -m benchmarks
 
+bench-peers: $(MLFLOW_INSTALLED) $(PEERS_INSTALLED) ## Servers of others, in environments of their own, for `make bench` to measure
+
 proto: $(INSTALLED) ## Compile the messages of the gRPC interface
 	$(BIN)/python -m grpc_tools.protoc -Ideployments --descriptor_set_out=deployments/open_inference.binpb deployments/open_inference.proto
 
@@ -46,9 +49,14 @@ constraints: $(INSTALLED) ## Resolve every dependency anew
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-legacy.txt
 	echo pytest | $(BIN)/uv pip compile pyproject.toml - --universal --upgrade --extra mlflow \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-mlflow.txt
+	for peer in mlserver bentoml; do \
+		echo $$peer $$([ $$peer = mlserver ] && echo mlserver-xgboost || echo xgboost) | tr ' ' '\n' \
+			| $(BIN)/uv pip compile - --universal --upgrade --no-header --no-annotate \
+			--no-emit-index-url --no-emit-find-links -o benchmarks/inference/$$peer.txt; \
+	done
 
 clean: stop ## Remove the environment; models and data stay
-	rm -rf .venv .venv-legacy .venv-mlflow
+	rm -rf .venv .venv-legacy .venv-mlflow .venv-mlserver .venv-bentoml
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
@@ -60,4 +68,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(MLFLOW_INSTALLED): $(INSTALLED) pyproject.toml constraints-mlflow.txt
 	@test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
 	@$(BIN)/uv pip install --quiet --python .venv-mlflow/bin/python --constraint constraints-mlflow.txt --editable '.[mlflow]' pytest
+	@touch $@
+
+.venv-%/.installed: benchmarks/inference/%.txt $(INSTALLED)
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@$(BIN)/uv pip install --quiet --python .venv-$*/bin/python --requirement $<
 	@touch $@

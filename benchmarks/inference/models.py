@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compute import Config, load_config
+
 FEATURES = 8
 ROWS = 20_000
 
@@ -18,6 +20,17 @@ def data() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(ROWS, FEATURES)).astype("float32")
     return matrix, matrix[:, 0] * 2 + matrix[:, 1] ** 2 + np.sin(3 * matrix[:, 2])
+
+
+def local_config(state: Path) -> Config:
+    """Return the configuration of a registry on a directory, without a cluster."""
+    config = load_config()
+    return config.model_copy(
+        update={
+            "storage": config.storage.model_copy(update={"uri": str(state)}),
+            "compute": config.compute.model_copy(update={"backend": "local"}),
+        }
+    )
 
 
 def write_model(kind: str, path: Path) -> Any:

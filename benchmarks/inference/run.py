@@ -9,9 +9,12 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.inference.models import FEATURES, data, write_model
+from benchmarks.inference.batches import batches
+from benchmarks.inference.flood import flood
+from benchmarks.inference.many_models import many_models
+from benchmarks.inference.models import FEATURES, data, local_config, write_model
+from benchmarks.inference.peers import peers
 from benchmarks.inference.servers import Load, Server, free_port, measure, ours, process, wait_for
-from compute import load_config
 from deployments.tokens import TokenStore
 from registry import Column, Signature, get_model_registry, open_store
 
@@ -28,16 +31,16 @@ def run(*, quick: bool = False) -> list[str]:
         return ["  left out: there is no `wrk` on this machine"]
     lines = []
     for kind in ("xgboost", "random_forest"):
-        found = _measure(kind, 1 if quick else TURNS, 1.0 if quick else SECONDS)
-        lines += _table(kind, found)
+        lines += _measure(kind, quick=quick)
     return lines
 
 
-def _measure(kind: str, turns: int, seconds: float) -> dict[str, dict[int, list[Load]]]:
+def _measure(kind: str, *, quick: bool) -> list[str]:
+    turns, seconds = (1, 1.0) if quick else (TURNS, SECONDS)
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         state, file = Path(directory, "state"), Path(directory, "model.ubj" if kind == "xgboost" else "model.joblib")
         _register(kind, state, file)
-        servers = _start(stack, kind, state, file)
+        servers, lines = _start(stack, kind, state, file)
         found: dict[str, dict[int, list[Load]]] = {name: {count: [] for count in CONNECTIONS} for name in servers}
         for server in servers.values():
             wait_for(server)
@@ -46,17 +49,17 @@ def _measure(kind: str, turns: int, seconds: float) -> dict[str, dict[int, list[
             for count in CONNECTIONS:
                 for name, server in servers.items():
                     found[name][count].append(measure(server, count, seconds))
-        return found
+        lines += _table(kind, found)
+        if kind == "xgboost":
+            ours_alone = {name: server for name, server in servers.items() if name.startswith(OURS)}
+            lines += batches(ours_alone, file, seconds)
+            lines += many_models(servers[OURS], state, seconds)
+            lines += flood(servers[OURS], found[OURS][64], 5 if quick else 60)
+        return lines
 
 
 def _register(kind: str, state: Path, file: Path) -> None:
-    config = load_config()
-    config = config.model_copy(
-        update={
-            "storage": config.storage.model_copy(update={"uri": str(state)}),
-            "compute": config.compute.model_copy(update={"backend": "local"}),
-        }
-    )
+    config = local_config(state)
     classes = None if kind == "xgboost" else (False, True)
     columns = tuple(Column(name=f"f{number}", dtype="float", nullable=True) for number in range(FEATURES))
     signature = Signature(columns=columns, task="regression" if classes is None else "binary", classes=classes)
@@ -65,7 +68,7 @@ def _register(kind: str, state: Path, file: Path) -> None:
     (state / "bench-token").write_text(token, encoding="utf-8")
 
 
-def _start(stack: contextlib.ExitStack, kind: str, state: Path, file: Path) -> dict[str, Server]:
+def _start(stack: contextlib.ExitStack, kind: str, state: Path, file: Path) -> tuple[dict[str, Server], list[str]]:
     row = data()[0][0].tolist()
     ports = [free_port() for _ in range(4)]
     plain = json.dumps({"rows": [row]})
@@ -80,13 +83,15 @@ def _start(stack: contextlib.ExitStack, kind: str, state: Path, file: Path) -> d
     stack.enter_context(process("benchmarks.inference.bare", str(ports[0]), COMPUTE_STORAGE__URI=str(state)))
     stack.enter_context(process("benchmarks.inference.fastapi_peer", str(file), str(ports[1])))
     stack.enter_context(process("benchmarks.inference.serve_peer", str(file), str(ports[2])))
-    return {
+    others, lines = peers(stack, file, row) if kind == "xgboost" else ({}, [])
+    servers = {
         OURS: Server(f"{url}/models/bench/infer", asked, authorized),
         "ours, data port": Server(f"http://127.0.0.1:{ports[3]}/v2/models/bench/infer", asked, authorized),
         "ours on bare uvicorn": Server(f"http://127.0.0.1:{ports[0]}/models/bench/infer", asked, authorized),
         PEER: Server(f"http://127.0.0.1:{ports[1]}/predict", plain, json_header),
         "Ray Serve as it comes": Server(f"http://127.0.0.1:{ports[2]}/predict", plain, json_header),
     }
+    return servers | others, lines
 
 
 def _table(kind: str, found: dict[str, dict[int, list[Load]]]) -> list[str]:

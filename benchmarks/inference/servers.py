@@ -27,7 +27,7 @@ class Server:
     """Where a model answers, and what one request to it looks like."""
 
     url: str
-    body: str
+    body: str | bytes
     headers: dict[str, str]
 
 
@@ -44,33 +44,50 @@ class Load:
 
 def measure(server: Server, connections: int, seconds: float) -> Load:
     """Ask a server as fast as it answers; refuse figures of a run with errors in it."""
-    lines = ['wrk.method = "POST"', f"wrk.body = [=[{server.body}]=]"]
+    said = wrk(server, connections, seconds)
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"{server.url}: {said}")
+    parts = {share: _milliseconds(*value) for share, *value in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", said)}
+    return Load(rate_of(said), parts["50"], parts["99"])
+
+
+def wrk(server: Server, connections: int, seconds: float, pause: float = 0) -> str:
+    """Return what `wrk` says; each of its connections waits so many seconds before it asks again."""
+    body = server.body if isinstance(server.body, bytes) else server.body.encode()
+    lines = ['wrk.method = "POST"', 'wrk.body = "' + "".join(f"\\{byte:03d}" for byte in body) + '"']
     lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in server.headers.items()]
+    if pause:
+        lines.append(f"function delay() return {round(pause * 1000)} end")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write("\n".join(lines))
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name, server.url]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"{server.url}: {said}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    parts = {share: _milliseconds(*value) for share, *value in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", said)}
-    assert rate is not None
-    return Load(float(rate[1]), parts["50"], parts["99"])
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def rate_of(said: str) -> float:
+    """Return how many requests a second `wrk` made."""
+    found = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    assert found is not None
+    return float(found[1])
 
 
 def _milliseconds(number: str, unit: str) -> float:
     return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
 
 
+def process(module: str, *arguments: str, **variables: str) -> contextlib.AbstractContextManager[None]:
+    """Run a module of ours, and end it with everything that it started."""
+    return running([sys.executable, "-m", module, *arguments], **variables)
+
+
 @contextlib.contextmanager
-def process(module: str, *arguments: str, **variables: str) -> Iterator[None]:
-    """Run a module, and end it with everything that it started."""
+def running(command: list[str], **variables: str) -> Iterator[None]:
+    """Run a command, and end it with everything that it started."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     started = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], cwd=PROJECT, env=environment | variables,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command, cwd=PROJECT, env=environment | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:
