@@ -1,8 +1,9 @@
 """A second way into a replica: a port of its own, past HAProxy and Serve's handling of each request.
 
 All replicas of a node listen on the same port, and the system gives each new connection to one of them
-(``SO_REUSEPORT``). What it gives up: connections are shared out, not requests; Serve neither counts them, so that its
-autoscaling does not see them, nor limits them, which `limit` does here. Tokens, logs and answers are the same.
+(``SO_REUSEPORT``). What it gives up: connections are shared out, not requests; Serve does not limit them, which `limit`
+does here; and where no replica is, nobody listens, so that one always stays. Tokens, logs and answers are the same, and
+Serve's autoscaling is told of these requests (`deployments.port_requests`).
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class DataPort:
             )
         )  # fmt: skip
         self._running = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that are under way."""
+        return len(self._server.server_state.tasks)
 
     async def close(self) -> None:
         """Stop accepting connections, and return when the requests under way are answered."""

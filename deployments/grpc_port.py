@@ -79,6 +79,8 @@ class GrpcPort:
 
     def __init__(self, service: V2Service, gate: Gate, host: str, port: int, limit: int, max_message: int) -> None:
         self._gate = gate
+        self.ongoing = 0
+        """Calls that are under way."""
         self._server = grpc.aio.server(
             maximum_concurrent_rpcs=limit,
             options=[
@@ -119,6 +121,7 @@ class GrpcPort:
             given = next((str(value) for key, value in metadata if key == "x-request-id"), "")
             request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
             token: Token | None = None
+            self.ongoing += 1
             code, text = grpc.StatusCode.OK, ""
             try:
                 authorization = [str(value) for key, value in metadata if key == "authorization"]
@@ -135,6 +138,7 @@ class GrpcPort:
                     orjson.loads(refused.body)["error"],
                 )
             finally:
+                self.ongoing -= 1
                 logger.info(
                     "event=request method=gRPC path=/%s/%s status=%s ms=%.1f token=%s request_id=%s",
                     SERVICE, name, code.name, (time.perf_counter() - started) * 1000,

@@ -15,6 +15,7 @@ from deployments.application import Application
 from deployments.data_port import DataPort
 from deployments.gate import Gate
 from deployments.grpc_port import GrpcPort
+from deployments.port_requests import ONGOING, all_requests
 from deployments.replicas import serve_application
 from deployments.scoring_replica import ScoringArgs, ScoringReplica
 from deployments.tokens import TokenStore
@@ -77,6 +78,10 @@ class InferenceWithPorts(Inference):
             )
         return super().__serve_build_asgi_app__()
 
+    def record_autoscaling_stats(self) -> dict[str, int]:
+        """Tell Serve's autoscaling of the requests that it does not see; Serve calls this."""
+        return {ONGOING: sum(port.ongoing for port in self._ports)}
+
     async def __del__(self) -> None:  # type: ignore[override]  # Serve takes either kind
         """Answer what is under way; Serve awaits this before it ends the replica."""
         await asyncio.gather(*(port.close() for port in self._ports))
@@ -85,5 +90,9 @@ class InferenceWithPorts(Inference):
 
 def build(args: InferenceAppArgs) -> "ServeApplication":
     """Return the application for Serve."""
-    replica = Inference if args.data_port is args.grpc_port is None else InferenceWithPorts
-    return serve_application(replica, args, load_config(args.config_path).scaling)
+    scaling = load_config(args.config_path).scaling
+    if args.data_port is args.grpc_port is None:
+        return serve_application(Inference, args, scaling)
+    if scaling is not None:  # one stays: nobody would listen on the ports to wake another
+        scaling = scaling.model_copy(update={"min_workers": max(scaling.min_workers, 1)})
+    return serve_application(InferenceWithPorts, args, scaling, f"{all_requests.__module__}:{all_requests.__name__}")

@@ -27,7 +27,7 @@ class ReplicaArgs(BaseModel):
     max_queued_requests: int = Field(1024, ge=-1, description="Requests that wait at each proxy; beyond, 503. -1: any.")
 
 
-def deployment_options(args: ReplicaArgs, scaling: Scaling | None) -> dict[str, Any]:
+def deployment_options(args: ReplicaArgs, scaling: Scaling | None, policy: str | None = None) -> dict[str, Any]:
     """Return the options of a Serve deployment.
 
     Parameters
@@ -35,7 +35,10 @@ def deployment_options(args: ReplicaArgs, scaling: Scaling | None) -> dict[str, 
     args : ReplicaArgs
         From ``serve_config.yaml``; options of the deployment itself in that file win over everything here.
     scaling : Scaling or None
-        The configuration's section; when it is there, Serve adds and removes replicas by it.
+        The configuration's section; when it is there, Serve adds and removes replicas by it. With ``min_workers: 0``
+        an application that is idle has none, and the next request waits for one.
+    policy : str, optional
+        Serve's autoscaling policy, ``module:function``; by default it goes by the requests that Serve sees.
 
     Examples
     --------
@@ -56,6 +59,7 @@ def deployment_options(args: ReplicaArgs, scaling: Scaling | None) -> dict[str, 
     return {
         **options,
         "autoscaling_config": {
+            **({} if policy is None else {"policy": {"policy_function": policy}}),
             "min_replicas": scaling.min_workers,
             "max_replicas": scaling.max_workers,
             "target_ongoing_requests": scaling.target_utilization * args.max_ongoing_requests,
@@ -65,7 +69,9 @@ def deployment_options(args: ReplicaArgs, scaling: Scaling | None) -> dict[str, 
     }
 
 
-def serve_application(replica: type, args: ReplicaArgs, scaling: Scaling | None) -> Application:
+def serve_application(
+    replica: type, args: ReplicaArgs, scaling: Scaling | None, policy: str | None = None
+) -> Application:
     """Return the Serve application whose replicas are made by ``replica(args)`` and bring their own ASGI application.
 
     Parameters
@@ -76,10 +82,13 @@ def serve_application(replica: type, args: ReplicaArgs, scaling: Scaling | None)
         As ``serve_config.yaml`` has them.
     scaling : Scaling or None
         The configuration's section.
+    policy : str, optional
+        As for `deployment_options`.
     """
     from ray import serve
 
     # The door writes a line for each request, with the token's name; Serve's own would double the cost of that.
     logs = {"enable_access_log": False}
-    deployment = serve.deployment(name=replica.__name__, logging_config=logs, **deployment_options(args, scaling))
+    options = deployment_options(args, scaling, policy)
+    deployment = serve.deployment(name=replica.__name__, logging_config=logs, **options)
     return deployment(serve.ingress()(replica)).bind(args)
