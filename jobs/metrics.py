@@ -69,7 +69,10 @@ def regression_metrics(truth: Array, predicted: Array, mean: float) -> dict[str,
 
 
 def classification_metrics(truth: Array, probabilities: Array, prior: Array) -> dict[str, float]:
-    """Return accuracy, log_loss, for two classes roc_auc, and those of always predicting the training shares.
+    """Return what tells how good classes are predicted, and accuracy and log_loss of the training shares alone.
+
+    ``precision``, ``recall`` and ``f1`` are those of the second class of two, of three and more classes the means over
+    classes; what would be a division by zero is 0. ``roc_auc`` and ``average_precision`` are for two classes.
 
     Parameters
     ----------
@@ -88,16 +91,28 @@ def classification_metrics(truth: Array, probabilities: Array, prior: Array) -> 
     """
     import numpy as np
 
-    places = truth.astype("int64")
+    places, guess = truth.astype("int64"), probabilities.argmax(axis=1)
     metrics = {
-        "accuracy": float(np.mean(probabilities.argmax(axis=1) == places)),
+        "accuracy": float(np.mean(guess == places)),
         "log_loss": _log_loss(places, probabilities),
         "baseline_accuracy": float(np.mean(places == int(prior.argmax()))),
         "baseline_log_loss": _log_loss(places, np.broadcast_to(prior, probabilities.shape)),
     }
+    metrics |= _found(places, guess, probabilities.shape[1])
     if probabilities.shape[1] == 2 and 0 < int((places == 1).sum()) < len(places):
-        metrics["roc_auc"] = _roc_auc(places == 1, probabilities[:, 1])
+        metrics |= _ranked(places == 1, probabilities[:, 1])
     return metrics
+
+
+def _found(places: npt.NDArray[np.int64], guess: npt.NDArray[np.intp], classes: int) -> dict[str, float]:
+    import numpy as np
+
+    hits = np.bincount(guess[guess == places], minlength=classes)
+    called, real = np.bincount(guess, minlength=classes), np.bincount(places[places >= 0], minlength=classes)
+    chosen = [1] if classes == 2 else np.flatnonzero(called + real)  # a class that is not there says nothing
+    values = {"precision": hits / np.maximum(called, 1), "recall": hits / np.maximum(real, 1)}
+    values["f1"] = 2 * hits / np.maximum(called + real, 1)
+    return {name: float(value[chosen].mean()) for name, value in values.items()}
 
 
 def _log_loss(places: npt.NDArray[np.int64], probabilities: Array) -> float:
@@ -108,15 +123,20 @@ def _log_loss(places: npt.NDArray[np.int64], probabilities: Array) -> float:
     return float(-np.mean(np.log(np.clip(given.astype("float64"), np.finfo("float32").eps, 1.0))))
 
 
-def _roc_auc(positive: npt.NDArray[np.bool_], score: Array) -> float:
-    """Return the probability that a positive row scores above a negative one, ties counting half.
+def _ranked(positive: npt.NDArray[np.bool_], score: Array) -> dict[str, float]:
+    """Return how well the score ranks positive rows above negative ones.
 
-    The Mann-Whitney statistic from ranks: Hanley and McNeil, Radiology 143 (1982) 29.
+    ``roc_auc``, ties counting half, is the Mann-Whitney statistic from ranks: Hanley and McNeil, Radiology 143 (1982)
+    29. ``average_precision`` is the mean, over positive rows, of the precision at their score.
     """
     import numpy as np
 
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    hits = int(positive.sum())
-    misses = len(positive) - hits
-    return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
+    ours = np.bincount(place, positive, len(counts))
+    hits, misses = ours.sum(), len(positive) - ours.sum()
+    below = np.cumsum(counts - ours) - (counts - ours) / 2
+    reached, called = np.cumsum(ours[::-1]), np.cumsum(counts[::-1])
+    return {
+        "roc_auc": float(ours @ below / (hits * misses)),
+        "average_precision": float(ours[::-1] @ (reached / called) / hits),
+    }

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 METRICS: dict[str, Literal["minimize", "maximize"]] = {
     "rmse": "minimize", "mae": "minimize", "r2": "maximize",
     "log_loss": "minimize", "accuracy": "maximize", "roc_auc": "maximize",
+    "precision": "maximize", "recall": "maximize", "f1": "maximize", "average_precision": "maximize",
 }  # fmt: skip
 """What a study can look for, and whether less or more of it is better."""
 

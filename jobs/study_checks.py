@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _OF_REGRESSION = ("rmse", "mae", "r2")
+_OF_TWO = ("roc_auc", "average_precision")
 
 
 def check_counts(trials: int, folds: int | None, parallel: int | None, metric: str | None) -> None:
@@ -34,7 +35,7 @@ def check_metric(metric: str, task: str) -> None:
     """Refuse a metric that says nothing of a task."""
     fitting = [name for name in METRICS if (name in _OF_REGRESSION) == (task == "regression")]
     if task == "multiclass":
-        fitting.remove("roc_auc")
+        fitting = [name for name in fitting if name not in _OF_TWO]
     if metric not in fitting:
         raise InvalidField(
             f"the metric {metric!r} does not measure a {task} model",

@@ -75,8 +75,9 @@ def tune_model(
         How many, those of earlier calls of the same study included.
     model_params : mapping, optional
         Parameters that all trials share, such as ``n_estimators``.
-    metric : {"rmse", "mae", "r2", "log_loss", "accuracy", "roc_auc"}, optional
-        By default rmse for amounts and log_loss for classes.
+    metric : str, optional
+        Of amounts rmse, mae, r2; of classes log_loss, accuracy, precision, recall, f1, of two also roc_auc and
+        average_precision. By default rmse for amounts and log_loss for classes.
     validation_fraction : float
         Share of the rows held back from all trials, and, without ``folds``, of the others held back in each.
     folds : int, optional

@@ -107,7 +107,9 @@ class TuningParameters(_LearningParameters):
         None, description='For each parameter a list, or {"low", "high", "log"}; left out: what matters most.'
     )
     trials: int = Field(32, ge=1, le=10_000)
-    metric: str | None = Field(None, description="rmse, mae, r2, log_loss, accuracy or roc_auc.")
+    metric: str | None = Field(
+        None, description="rmse, mae, r2; log_loss, accuracy, precision, recall, f1, roc_auc, average_precision."
+    )
     folds: int | None = Field(None, ge=2, le=100, description="Measure by cross-validation.")
     time_limit: float | None = Field(None, gt=0, description="Seconds after which no trial begins.")
 

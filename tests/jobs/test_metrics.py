@@ -47,10 +47,15 @@ def test_classification_metrics_are_those_of_the_field(seed: int, classes: int) 
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, chances.argmax(axis=1)))
     assert found["log_loss"] == pytest.approx(reference.log_loss(truth, chances))
     assert found["baseline_log_loss"] == pytest.approx(reference.log_loss(truth, np.tile(prior, (len(truth), 1))))
+    average = "binary" if classes == 2 else "macro"
+    for name in ("precision", "recall", "f1"):
+        of = getattr(reference, f"{name}_score")
+        assert found[name] == pytest.approx(of(truth, chances.argmax(axis=1), average=average, zero_division=0))
     if classes == 2:
+        assert found["average_precision"] == pytest.approx(reference.average_precision_score(truth, chances[:, 1]))
         assert found["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, chances[:, 1]))
     else:
-        assert "roc_auc" not in found
+        assert not {"roc_auc", "average_precision"} & set(found)
 
 
 def test_a_class_the_model_does_not_know_counts_as_wrong() -> None:
