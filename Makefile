@@ -14,8 +14,8 @@ run: $(INSTALLED) ## Start Ray and Serve, run the main job, print what to try ne
 stop: ## Stop what `make run` started, and only that
 	@test ! -x $(BIN)/python || $(BIN)/python -m deployments.local down
 
-test: $(INSTALLED) ## The whole test suite
-	$(BIN)/pytest
+test: $(INSTALLED) ## The whole test suite; what fails is run once more, and named in the summary (RERUN): clusters on a busy machine
+	$(BIN)/pytest --reruns 1
 
 test-slow: $(INSTALLED) ## What takes longer than `make test` allows
 	$(BIN)/pytest -m slow
