@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from compute.config import CONFIG_VARIABLE, ENV_PREFIX, Config, load_config
 from deployments.ingress import ingress_variables
@@ -28,8 +28,14 @@ _INGRESS = tempfile.mkdtemp(prefix="ingress-")
 atexit.register(shutil.rmtree, _INGRESS, ignore_errors=True)
 os.environ |= ingress_variables(Path(_INGRESS)) | {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 
-# A machine that is busy draws examples slowly, and how slowly says nothing of what is tested.
-settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A machine that is busy draws examples slowly, and how slowly says nothing of what is tested. Explaining would trace
+# every line, and Python 3.11 was once seen to go round in circles in a traced frame.
+settings.register_profile(
+    "project",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+)
 settings.load_profile("project")
 
 
