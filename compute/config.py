@@ -71,6 +71,13 @@ class ComputeSection(_Section):
     cpu_limit: float | None = Field(None, gt=0, description="CPUs that the tasks of a manager use at once, at most.")
     memory_limit: Bytes | None = Field(None, description="Memory that those tasks declare at once, at most.")
     gpu_limit: float | None = Field(None, ge=0, description="GPUs that those tasks use at once, at most.")
+    warm_workers: int = Field(
+        2, ge=0, description="Processes on each Ray node that keep the libraries of models imported; 0: none."
+    )
+    warm_idle: float = Field(600, gt=0, description="Seconds without work after which such a process ends.")
+    warm_memory: Bytes = Field(
+        2**30, description="Bytes that it may hold more after a run than when it started, before it is replaced."
+    )
 
 
 class ClusterResources(_Section):

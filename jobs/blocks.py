@@ -11,7 +11,7 @@ import pickle
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.families import Problem, find_family
 from jobs.ray_dataset import plain_frame
@@ -58,18 +58,26 @@ def mark_block(block: pd.DataFrame, target: str, fraction: float, seed: int) -> 
     """Add the column that says which rows are held back; the block's own content seeds the draw."""
     import numpy as np
 
-    draw = np.random.default_rng([seed, zlib.crc32(pickle.dumps(block[target].tolist()))])
+    draw = np.random.default_rng([seed, _checksum(block[target])])
     return block.assign(**{HELD_OUT: draw.random(len(block)) < fraction})
 
 
-def say_block(block: pd.DataFrame, features: Sequence[str], target: str) -> dict[str, list[bytes]]:
-    """Return what the block says, as one row."""
+def _checksum(values: pd.Series[Any]) -> int:
+    import numpy as np
+
+    plain = isinstance(values.dtype, np.dtype) and values.dtype != object
+    return zlib.crc32(values.to_numpy().tobytes() if plain else pickle.dumps(values.tolist()))
+
+
+def say_block(
+    block: pd.DataFrame, features: Sequence[str], target: str, *, digest: bool = True
+) -> dict[str, list[bytes]]:
+    """Return what the block says, as one row; its digest only if asked for."""
     import pandas as pd
 
-    block = plain_frame(block)
     there = block[target].notna()
     part = block[there & ~block[HELD_OUT]]
-    values = part[target]
+    values = plain_frame(part[[target]])[target]
     counts = values.value_counts()
     amounts = pd.api.types.is_numeric_dtype(values.dtype)
     said = Said(
@@ -80,7 +88,7 @@ def say_block(block: pd.DataFrame, features: Sequence[str], target: str) -> dict
         rows=int(there.sum()),
         training=len(part),
         nulls=int((~there).sum()),
-        digest=_digest(block[[*features, target]]),
+        digest=_digest(plain_frame(block[[*features, target]])) if digest else "",
     )
     return {"said": [pickle.dumps(said)]}
 
@@ -98,7 +106,12 @@ def _representatives(part: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for name in part.columns:
         values = part[name]
-        if isinstance(values.dtype, pd.StringDtype) or values.dtype == object:
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            found = values.cat.remove_unused_categories().cat.categories.to_series(index=None)
+            columns[name] = pd.Series(found.to_numpy()[:_MOST_DISTINCT], dtype=found.dtype)
+            if values.isna().any():
+                columns[name] = pd.concat([columns[name], pd.Series([None], dtype=found.dtype)], ignore_index=True)
+        elif isinstance(values.dtype, pd.StringDtype) or values.dtype == object:
             columns[name] = values.drop_duplicates()[:_MOST_DISTINCT].reset_index(drop=True)
         else:
             places = [int(values.argmin()), int(values.argmax())] if values.notna().any() else []
@@ -138,12 +151,19 @@ def together(said: Sequence[Said]) -> Said | None:
     )
 
 
-def encode_block(block: pd.DataFrame, signature: Signature, target: Target, *, held_out: bool) -> dict[str, Any]:
+def encode_block(
+    block: pd.DataFrame,
+    signature: Signature,
+    target: Target,
+    *,
+    held_out: bool,
+    dtype: Literal["float32", "float64"] = "float32",
+) -> dict[str, Any]:
     """Return the rows that have a target, and are held out or not, as the matrix and the target to fit."""
     from registry import encode
 
     part = block[block[signature.target].notna() & (block[HELD_OUT] == held_out)]
-    return {"matrix": encode(part, signature), "target": target.encode(part[signature.target])}
+    return {"matrix": encode(part, signature, dtype=dtype), "target": target.encode(part[signature.target])}
 
 
 def score_block(

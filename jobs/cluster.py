@@ -6,9 +6,11 @@ Ray is imported inside functions, and only when a cluster was asked for.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +26,12 @@ _PATIENCE = 5
 
 @dataclass(frozen=True)
 class Node:
-    """CPUs and bytes of memory that Ray may place work on."""
+    """CPUs and bytes of memory that Ray may place work on, the node's id, and the CPUs that nobody has now."""
 
     cpus: float
     memory: int
+    id: str = ""
+    free: float = math.inf
 
 
 def connected() -> bool:
@@ -49,9 +53,35 @@ def nodes() -> tuple[Node, ...]:
     import ray
 
     described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # ray does not type it
-    alive = [node["Resources"] for node in described if node["Alive"]]
-    found = [Node(float(item.get("CPU", 0)), int(item.get("memory", 0))) for item in alive]
+    free = _free_cpus()
+    alive = [(node["Resources"], node["NodeID"]) for node in described if node["Alive"]]
+    found = [
+        Node(float(item.get("CPU", 0)), int(item.get("memory", 0)), name, free.get(name, math.inf))
+        for item, name in alive
+    ]
     return tuple(sorted((node for node in found if node.cpus), key=lambda node: -node.cpus))
+
+
+def _free_cpus() -> dict[str, float]:
+    """Return the CPUs of each node that nobody has; nothing through Ray Client, which does not tell."""
+    import ray
+    from ray._private.state import available_resources_per_node  # nothing public tells it by node
+
+    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
+        return {}
+    found: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return {node: item.get("CPU", 0.0) for node, item in found.items()}
+
+
+def with_room(found: Sequence[Node]) -> Sequence[Node]:
+    """Return the nodes that have a free CPU; all, when none has: who works there may end soon.
+
+    Examples
+    --------
+    >>> [node.cpus for node in with_room([Node(8, 0, free=0.0), Node(4, 0, free=2.0)])]
+    [4]
+    """
+    return [node for node in found if node.free >= 1] or found
 
 
 def attach() -> bool:

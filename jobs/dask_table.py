@@ -55,7 +55,8 @@ class DaskTable:
         threads = min(int(worker["nthreads"]) for worker in workers)
         limit = min(int(worker["memory_limit"]) for worker in workers)
         reason = f"a Dask DataFrame is trained on where its partitions are: {len(workers)} workers of {threads} threads"
-        return Plan("distributed", reason, None, 0, 0, limit, threads, num_workers or len(workers))
+        count = num_workers or len(workers)
+        return Plan("distributed", reason, None, 0, 0, limit, threads, count, "workers", count)
 
     def size(self, columns: Sequence[str]) -> int:
         """Have the partitions tell their size, each in a worker."""

@@ -7,16 +7,21 @@ ray, xgboost and lightgbm are imported inside functions.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import pickle
+import shutil
 import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from compute import Config
 from compute.errors import DataError, TaskFailed
 from jobs.blocks import Said, encode_block, mark_block, say_block, score_block, thin_block, together
+from jobs.files import local_path, storage_options
 from jobs.fitting import Fitted
 from jobs.metrics import measure
 from jobs.planner import Plan
@@ -26,6 +31,7 @@ from jobs.ray_dataset import as_dataset
 from jobs.report import describe, importances
 from jobs.request import Request, problem_of
 from jobs.residuals import residuals
+from jobs.shard import DiskShard, booster_bytes, booster_from, fit_shard
 from jobs.split import check_rows
 from jobs.targets import Target, find_target, nulls_in_target
 
@@ -42,12 +48,14 @@ logger = logging.getLogger(__name__)
 _BLOCKS_A_WORKER = 4
 # Rows that a worker takes from its shard at a time.
 _PULL = 65_536
+# Checkpoints a run: what is lost with a worker is a tenth of the rounds.
+_CHECKPOINTS = 10
 # Bytes of encoded rows held back that the driver scores itself.
 _SCORED_HERE = 256 * 2**20
 
 
-def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
-    """Train with as many workers as planned."""
+def fit_over_cluster(request: Request, plan: Plan, clock: Clock, config: Config) -> Fitted:
+    """Train with as many workers as planned; what fails goes on from the last checkpoint."""
     import numpy as np
 
     columns = [*request.features, request.target]
@@ -60,14 +68,14 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock) -> Fitted:
     said, signature, target, problem = learnt.said, learnt.signature, learnt.target, learnt.problem
     clock.lap("read")
 
-    encode = functools.partial(encode_block, signature=signature, target=target)
+    encode = functools.partial(encode_block, signature=signature, target=target, dtype=request.family.dtype)
     training = marked.map_batches(functools.partial(encode, held_out=False), batch_format="pandas", batch_size=None)
     # Now, while workers are warm: Ray Train leaves none idle.
     held_out = marked.map_batches(functools.partial(encode, held_out=True), batch_format="pandas", batch_size=None)
     held_out = held_out.materialize()
     clock.lap("prepare")
 
-    model = _fit(request.family.model_type, training, problem, plan)
+    model = _fit(request, training, problem, plan, config)
     clock.lap("fit")
 
     truth, predicted = _score(held_out, model, problem, request)
@@ -155,18 +163,25 @@ def blocks_lineage(request: Request, digest: str) -> dict[str, Any]:
     return data_lineage(source, ()) if source.get("files") else {**source, "fingerprint": digest}
 
 
-def _fit(model_type: str, training: Any, problem: Problem, plan: Plan) -> Any:
+def _fit(request: Request, training: Any, problem: Problem, plan: Plan, config: Config) -> Any:
     """Run the trainer of the family, and rebuild the model from what the first worker returned."""
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-    scaling = ScalingConfig(num_workers=plan.workers, resources_per_worker={"CPU": plan.threads})
-    with tempfile.TemporaryDirectory() as folder:
+    model_type = request.family.model_type
+    workers: Any = plan.workers if plan.least == plan.workers else (plan.least, plan.workers)
+    every = max(1, request.family.rounds(request.params) // _CHECKPOINTS)
+    with _run_folder(config) as (path, filesystem):
         options: dict[str, Any] = {
-            "train_loop_config": {"problem": problem},
+            "train_loop_config": {"problem": problem, "every": every, "on_disk": plan.on_disk},
             "datasets": {"train": training},
-            "scaling_config": scaling,
-            # The model comes back as the first worker's return value, so nothing has to be shared between nodes.
-            "run_config": RunConfig(storage_path=folder),
+            "scaling_config": ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.threads}),
+            "run_config": RunConfig(
+                name="run",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=config.task_defaults.retries),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
         }
         if model_type == "xgboost":
             from ray.train.xgboost import XGBoostTrainer
@@ -176,83 +191,83 @@ def _fit(model_type: str, training: Any, problem: Problem, plan: Plan) -> Any:
             from ray.train.lightgbm import LightGBMTrainer
 
             trainer = LightGBMTrainer(cast("Any", _lightgbm_worker), **options)
-        result: Any = trainer.fit()
-    if result.error is not None or result.return_value is None:
-        raise TaskFailed(
-            f"the distributed training of the {model_type} model failed: {result.error}",
-            hint="The workers' logs are in Ray's dashboard; distribute_data=False trains in one process.",
-        ) from result.error
-    if model_type == "xgboost":
-        import xgboost
-
-        return xgboost.Booster(model_file=bytearray(result.return_value))
-    import lightgbm
-
-    return lightgbm.Booster(model_str=result.return_value.decode())
+        try:
+            result: Any = trainer.fit()
+        except TrainingFailedError as error:
+            raise TaskFailed(
+                f"the distributed training of the {model_type} model failed: {error}",
+                hint="The workers' logs are in Ray's dashboard; distribute_data=False trains in one process.",
+            ) from error
+    return booster_from(model_type, result.return_value)
 
 
-def _shard() -> tuple[list[Any], list[Any]]:
-    """Take this worker's rows, encoded: four bytes a value."""
+@contextlib.contextmanager
+def _run_folder(config: Config) -> Iterator[tuple[str, Any]]:
+    """Give a place for checkpoints that every node reaches; it goes with the run, or when garbage is collected."""
+    place = f"{config.storage.uri.rstrip('/')}/checkpoints/{uuid.uuid4().hex}"
+    local = local_path(place)
+    if local is not None:
+        local.mkdir(parents=True)
+        try:
+            yield str(local), None
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
+        return
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    store, path = fsspec.core.url_to_fs(place, **storage_options(place, config))
+    try:
+        yield path, PyFileSystem(FSSpecHandler(store))
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it ended before its first checkpoint
+            store.rm(path, recursive=True)
+
+
+def _batches(settings: dict[str, Any], folder: str) -> Any:
+    """Take this worker's rows, encoded: in memory, or on this node's disk."""
     import ray.train
 
-    matrices, targets = [], []
     shard = ray.train.get_dataset_shard("train")
-    for batch in shard.iter_batches(batch_format="numpy", batch_size=_PULL):
-        matrices.append(batch["matrix"])
-        targets.append(batch["target"])
-    return matrices, targets
+    batches = (
+        (batch["matrix"], batch["target"]) for batch in shard.iter_batches(batch_format="numpy", batch_size=_PULL)
+    )
+    return DiskShard(batches, folder) if settings["on_disk"] else list(batches)
+
+
+def _start(callback: Any) -> Any:
+    """Return the model of the last checkpoint, when the run goes on after a failure."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    return None if checkpoint is None else callback.get_model(checkpoint)
 
 
 def _xgboost_worker(settings: dict[str, Any]) -> bytes | None:
-    import ray.train
-    import xgboost
+    from ray.train.xgboost import RayTrainReportCallback
 
-    from jobs.family_xgboost import booster_params, matrix_options
-
-    problem: Problem = settings["problem"]
-    rounds, params = booster_params(problem)
-    matrices, targets = _shard()
-
-    class Shard(xgboost.DataIter):  # type: ignore[misc,unused-ignore]
-        """Feeds the batches one by one, so that they are never joined into a second copy."""
-
-        def __init__(self) -> None:
-            self.position = 0
-            super().__init__()
-
-        def next(self, input_data: Any) -> bool:
-            if self.position == len(matrices):
-                return False
-            options = {name: value for name, value in matrix_options(problem).items() if name != "enable_categorical"}
-            input_data(data=matrices[self.position], label=targets[self.position], **options)
-            self.position += 1
-            return True
-
-        def reset(self) -> None:
-            self.position = 0
-
-    data = xgboost.QuantileDMatrix(
-        Shard(), max_bin=params.get("max_bin"), nthread=problem.threads, enable_categorical=True
-    )
-    booster = xgboost.train(params, data, rounds)
-    return bytes(booster.save_raw("ubj")) if ray.train.get_context().get_world_rank() == 0 else None
+    return _worker("xgboost", settings, RayTrainReportCallback, {})
 
 
 def _lightgbm_worker(settings: dict[str, Any]) -> bytes | None:
-    import lightgbm
-    import numpy as np
     import ray.train
-    from ray.train.lightgbm import get_network_params
+    from ray.train.lightgbm import RayTrainReportCallback, get_network_params
 
-    from jobs.family_lightgbm import booster_params, dataset_options
+    several = ray.train.get_context().get_world_size() > 1
+    return _worker("lightgbm", settings, RayTrainReportCallback, get_network_params() if several else {})
 
-    problem: Problem = settings["problem"]
-    rounds, params = booster_params(problem)
-    if ray.train.get_context().get_world_size() > 1:
-        params |= {"tree_learner": "data_parallel", "pre_partition": True, **get_network_params()}
-    matrices, targets = _shard()
-    data = lightgbm.Dataset(
-        matrices, label=np.concatenate(targets), params=params, free_raw_data=True, **dataset_options(problem)
-    )
-    booster = lightgbm.train(params, data, rounds)
-    return booster.model_to_string().encode() if ray.train.get_context().get_world_rank() == 0 else None
+
+def _worker(model_type: str, settings: dict[str, Any], callback: Any, network: dict[str, Any]) -> bytes | None:
+    import ray.train
+
+    class Checkpoints(callback):  # type: ignore[misc]
+        """Keeps the model every few rounds; between them nothing is told, for which all workers would have to meet."""
+
+        def _report_metrics(self, report_dict: dict[str, Any]) -> None:
+            pass
+
+    checkpoints = [Checkpoints(frequency=settings["every"], checkpoint_at_end=False)]
+    with tempfile.TemporaryDirectory(prefix="shard-") as folder:
+        shard, start = _batches(settings, folder), _start(callback)
+        booster = fit_shard(model_type, shard, settings["problem"], start=start, network=network, callbacks=checkpoints)
+    return booster_bytes(model_type, booster) if ray.train.get_context().get_world_rank() == 0 else None

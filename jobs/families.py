@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Matrix = npt.NDArray[np.floating[Any]]
 
+Dtype = Literal["float32", "float64"]
+"""What the numbers of a matrix are kept as."""
+
 
 ROUNDS = (
     "num_boost_round", "n_estimators", "num_iterations", "num_iteration", "n_iter", "num_tree", "num_trees",
@@ -80,7 +83,7 @@ class Family:
 
     model_type: str
     libraries: tuple[str, ...]
-    dtype: Literal["float32", "float64"]
+    dtype: Dtype
     distributes: bool
     check: Callable[[Mapping[str, Any], str | None], None]
     fit: Callable[..., Any]

@@ -42,17 +42,29 @@ def threads(config: Config) -> int:
         context = ray.get_runtime_context()
         if context.worker.mode == ray.WORKER_MODE:
             return max(1, int(context.get_assigned_resources().get("CPU", 0)))
-    limits = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
-    quota = _read("cpu.max")
-    if quota and not quota.startswith("max"):
-        share, period = quota.split()
-        limits.append(int(share) / int(period))
+    limits = [float(cores())]
     if config.compute.cpu_limit:
         limits.append(config.compute.cpu_limit)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and _IN_RAY_JOB not in os.environ:
         limits.append(float(asked))
     return max(1, int(min(limits)))
+
+
+def cores() -> int:
+    """Return how many cores this process may run on, whatever else it was told.
+
+    Examples
+    --------
+    >>> cores() >= 1
+    True
+    """
+    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota = _read("cpu.max")
+    if quota and not quota.startswith("max"):
+        share, period = quota.split()
+        count = min(count, int(share) / int(period))
+    return max(1, int(count))
 
 
 def memory() -> Memory:

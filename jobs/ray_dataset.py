@@ -5,6 +5,7 @@ ray and ray.data are imported inside functions (they take seconds).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,36 @@ class DatasetTable:
         """Cut between blocks; every part can be read on another node."""
         return [DatasetTable(part) for part in self.dataset.split(min(parts, max(1, self.dataset.num_blocks())))]
 
+    def shares(self, count: int) -> list[BlocksTable]:
+        """Cut into as many tables, which workers read from the object store, without Ray Data."""
+        references = self.dataset.to_arrow_refs()
+        if len(references) < count:
+            # Each maps the blocks and takes its rows of them.
+            return [BlocksTable(references, self.columns, part, count) for part in range(count)]
+        edges = [len(references) * number // count for number in range(count + 1)]
+        return [BlocksTable(references[start:stop], self.columns) for start, stop in itertools.pairwise(edges)]
+
     def lineage(self) -> dict[str, Any]:
         """Name the kind."""
         return {"kind": "ray-dataset", "fingerprint": None}
+
+
+class BlocksTable:
+    """Blocks of a Ray Dataset by reference, or one part of so many of their rows."""
+
+    def __init__(self, references: list[Any], columns: tuple[str, ...], part: int = 0, parts: int = 1) -> None:
+        self.columns = columns
+        self._references, self._part, self._parts = references, part, parts
+
+    def read(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Convert the columns; the blocks themselves stay in the object store."""
+        import pyarrow as pa
+        import ray
+
+        blocks = [block.select(list(columns)) for block in ray.get(self._references)]
+        table = pa.concat_tables(blocks, promote_options="permissive")
+        start, stop = (table.num_rows * number // self._parts for number in (self._part, self._part + 1))
+        return to_frame(table[start:stop])
 
 
 def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:

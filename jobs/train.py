@@ -21,11 +21,14 @@ from jobs.planner import Load, Plan, plan_training
 from jobs.preparing import Clock
 from jobs.request import Request, make_request
 from jobs.tables import open_table
-from jobs.train_checks import check_options, here_only
+from jobs.train_checks import check_options, fixed_workers, here_only
 from jobs.train_options import parser as parser
 from jobs.validation import make_validation
 
 logger = logging.getLogger(__name__)
+
+# Bytes a row that XGBoost holds of rows on disk.
+_SPILLED = 64
 
 
 def train_model(
@@ -54,7 +57,7 @@ def train_model(
     early_stopping: int | None = None,
     checkpoint_every: int | None = None,
     continue_from: str | None = None,
-    num_workers: int | None = None,
+    num_workers: int | tuple[int, int] | None = None,
     engine: str | None = None,
     config: Config | None = None,
 ) -> dict[str, Any]:
@@ -80,7 +83,8 @@ def train_model(
     validation_fraction : float
         Share of the rows held back, between 0 and 1.
     distribute_data : bool, optional
-        Train with Ray Train over the cluster, or in this process. By default the planner decides.
+        Train over the Ray cluster, or in one process. By default the planner decides; runs of up to five minutes go
+        to warm workers, longer ones to Ray Train, which goes on from a checkpoint after a failure.
     task : {"regression", "classification", "binary", "multiclass"}, optional
         By default found from the target: text, booleans, categories and two distinct values are classes, all other
         numbers are amounts.
@@ -121,8 +125,9 @@ def train_model(
     continue_from : str, optional
         A registered model, to which rounds are added, with its preprocessing and, where none are given, its
         parameters. With the same ``seed`` on the same data, the rows held back from it are held back again.
-    num_workers : int, optional
-        Training processes of a distributed run; by default as many as the cluster's nodes suggest.
+    num_workers : int or (int, int), optional
+        Training processes of a distributed run; by default as many as the cluster's nodes suggest. A range, such as
+        ``(2, 4)``, has Ray Train go on with fewer when a node is lost, and with more when one comes.
     engine : {"xgboost_ray", "lightgbm_ray"}, optional
         Train through one of these older libraries instead, of the extra ``legacy``; it settles the model type.
     config : Config, optional
@@ -193,17 +198,17 @@ def train_model(
         every=checkpoint_every,
         parent=parent,
     )
-    distribute_data = here_only(request, distribute_data, engine)
+    here = here_only(request, distribute_data, engine)
     clock.lap("open")
     if engine is None:
-        plan = make_plan(request, distribute_data, num_workers, config)
+        plan = make_plan(request, distribute_data, num_workers, config, here)
     else:
         # The matrix is made in this process, which has to have the memory.
-        plan = make_plan(request, False, None, config)
+        plan = make_plan(request, None, None, config, f"the engine {engine!r}")
     family.check(params, task if task in ("regression", "binary", "multiclass") else None)
     clock.lap("check")
     if engine is not None:
-        family, plan = with_engine(engine, plan, num_workers, config)
+        family, plan = with_engine(engine, plan, fixed_workers(num_workers, f"the engine {engine!r}"), config)
         request = replace(request, family=family)
         fitted = fit_here(request, plan, clock)
     elif plan.mode == "single":
@@ -217,18 +222,28 @@ def train_model(
         from jobs.dask_training import fit_over_dask
 
         fitted = fit_over_dask(request, table, plan, clock)
+    elif plan.place == "warm_group":
+        from jobs.resident_group import fit_over_group
+
+        fitted = fit_over_group(request, plan, clock, config)
     else:
         from jobs.distributed import fit_over_cluster
 
-        fitted = fit_over_cluster(request, plan, clock)
+        fitted = fit_over_cluster(request, plan, clock, config)
     return register(request, plan, fitted, clock, name=name, tags=tags, metadata=metadata, config=config)
 
 
-def make_plan(request: Request, distribute: bool | None, num_workers: int | None, config: Config) -> Plan:
+def make_plan(
+    request: Request,
+    distribute: bool | None,
+    num_workers: int | tuple[int, int] | None,
+    config: Config,
+    here: str | None = None,
+) -> Plan:
     """Choose where to train, from the size of the table and what the family takes."""
     table, family = request.table, request.family
-    if isinstance(table, DaskTable) and family.distributes and distribute is not False:
-        return table.plan(num_workers)
+    if isinstance(table, DaskTable) and family.distributes and distribute is not False and here is None:
+        return table.plan(fixed_workers(num_workers, "a Dask DataFrame"))
     count = len(request.features)
     size = table.size([*request.features, request.target])
     # Without a count (CSV): eight bytes a cell.
@@ -239,13 +254,21 @@ def make_plan(request: Request, distribute: bool | None, num_workers: int | None
     peak = 2 * size + 2 * matrix + family.peak(rows, count, request.params)
     rounds = family.rounds(request.params)
     return plan_training(
-        Load(table.rows, size, peak, shared_bytes=2 * matrix + family.peak(rows, count, request.params) + size),
+        Load(
+            table.rows,
+            size,
+            peak,
+            shared_bytes=2 * matrix + family.peak(rows, count, request.params) + size,
+            # Gradients, positions and predictions; the rest is on disk.
+            spilled_bytes=_SPILLED * rows if family.model_type == "xgboost" else None,
+        ),
         cells=float(rows) * count * rounds,
         distribute=distribute,
         distributes=family.distributes,
         model_type=family.model_type,
         num_workers=num_workers,
         config=config,
+        here=here,
     )
 
 

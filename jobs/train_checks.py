@@ -77,8 +77,8 @@ def _missing(family: Family, what: str, option: str, instead: str) -> Capability
     )
 
 
-def here_only(request: Request, distribute: bool | None, engine: str | None) -> bool | None:
-    """Return where to train; False when the request has what only one process can do.
+def here_only(request: Request, distribute: bool | None, engine: str | None) -> str | None:
+    """Return the option that only one process can do, None when there is none.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def here_only(request: Request, distribute: bool | None, engine: str | None) -> 
     }
     option = next((name for name, given in asked.items() if given), None)
     if option is None:
-        return distribute
+        return None
     if engine is not None:
         raise CapabilityMissing(
             f"the engine {engine!r} does not take {option}", hint="Leave one of them out.", context={"field": option}
@@ -110,4 +110,26 @@ def here_only(request: Request, distribute: bool | None, engine: str | None) -> 
             hint=f"Give distribute_data=False (all of this node's cores are used), or leave out {option}.",
             context={"field": option},
         )
-    return False
+    return option
+
+
+def fixed_workers(asked: int | tuple[int, int] | None, what: str) -> int | None:
+    """Return the number of workers where it cannot change during a run.
+
+    Raises
+    ------
+    CapabilityMissing
+        When a range was asked for.
+
+    Examples
+    --------
+    >>> fixed_workers(2, "a Dask DataFrame")
+    2
+    """
+    if isinstance(asked, tuple):
+        raise CapabilityMissing(
+            f"{what} is trained with a fixed number of workers, and num_workers is {asked!r}",
+            hint="Give one number.",
+            context={"field": "num_workers"},
+        )
+    return asked

@@ -49,6 +49,21 @@ def signed(text: str) -> tuple[str, int]:
     return name, sign
 
 
+def workers(text: str) -> int | tuple[int, int]:
+    """Read a number of processes, or the least and the most of them.
+
+    Examples
+    --------
+    >>> workers("2"), workers("2-4")
+    (2, (2, 4))
+    """
+    least, dash, most = text.partition("-")
+    try:
+        return (int(least), int(most)) if dash else int(least)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, or two as in 2-4") from None
+
+
 def training_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
     """Return the options that training and tuning share."""
     options = base_parser(program, description, example)
@@ -106,6 +121,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--distribute", choices=tuple(CHOICES), default="auto", help="train over the cluster (default: auto)"
     )
-    options.add_argument("--num-workers", type=int, help="training processes of a distributed run")
+    options.add_argument(
+        "--num-workers", type=workers, metavar="N|LEAST-MOST",
+        help="training processes of a distributed run; with a range it goes on when a node is lost",
+    )  # fmt: skip
     options.add_argument("--engine", metavar="ENGINE", help="xgboost_ray or lightgbm_ray, of the extra `legacy`")
     return options

@@ -154,7 +154,7 @@ def tune_model(
         drop_null_target=drop_null_target,
     )
     clock.lap("open")
-    plan = make_plan(request, False, None, config)
+    plan = make_plan(request, None, None, config, "tuning")
     prepared = prepare(request, clock)
     kind = prepared.target.task
     wanted = metric or ("rmse" if kind == "regression" else "log_loss")

@@ -33,11 +33,11 @@ def run(*, quick: bool = False) -> list[Row]:
         config = load_config()
         storage = config.storage.model_copy(update={"uri": (folder / "state").as_uri()})
         config = config.model_copy(update={"storage": storage})
-        rows = _compare(_write(folder, 20 if quick else 1, 1), folder, config, 1 if quick else TURNS, "the flights")
+        rows = _compare(write(folder, 20 if quick else 1, 1), folder, config, 1 if quick else TURNS, "the flights")
         every = 200 if quick else 10
         for times in (1, 10) if quick else (1, 10, 100):
             what = f"{times} x one of {every} flights"
-            rows += _compare(_write(folder, every, times), folder, config, 1, what)
+            rows += _compare(write(folder, every, times), folder, config, 1, what)
     return rows
 
 
@@ -51,7 +51,7 @@ def _compare(file: Path, folder: Path, config: Config, turns: int, what: str) ->
     ]
 
 
-def _write(folder: Path, every: int, times: int) -> Path:
+def write(folder: Path, every: int, times: int) -> Path:
     """Write one of so many flights, so many times over."""
     import pyarrow as pa
     import pyarrow.parquet as pq

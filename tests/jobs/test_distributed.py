@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from compute.errors import ColumnInvalid, ResourcesUnavailable
-from jobs import MLTasks
+from jobs import MLTasks, warm_pool
 from jobs.blocks import HELD_OUT, encode_block, mark_block, say_block, together
 from jobs.targets import find_target
 from registry import capture_signature, get_model_registry
@@ -107,14 +111,74 @@ def test_xgboost_over_ray_train(
 ) -> None:
     with pytest.raises(ResourcesUnavailable, match="can never be placed: the cluster has 4 CPUs"):
         _train(tasks, str(flights_file), "xgboost", num_workers=9)
-    _check(tasks, _train(tasks, str(flights_file), "xgboost"), flights, flights_file, tmp_path)
+    # A range, though it is of one number, is for Ray Train.
+    result = _train(tasks, str(flights_file), "xgboost", num_workers=(2, 2))
+    assert result["plan"]["place"] == "ray_train"
+    _check(tasks, result, flights, flights_file, tmp_path)
 
 
 @pytest.mark.slow
 def test_lightgbm_over_ray_train(
     ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, flights_file: Path, tmp_path: Path
 ) -> None:
-    _check(tasks, _train(tasks, str(flights_file), "lightgbm"), flights, flights_file, tmp_path)
+    result = _train(tasks, str(flights_file), "lightgbm", num_workers=(2, 2))
+    assert result["plan"]["place"] == "ray_train"
+    _check(tasks, result, flights, flights_file, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["xgboost", "lightgbm"])
+def test_short_runs_over_warm_workers(
+    model_type: str, ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, flights_file: Path, tmp_path: Path
+) -> None:
+    result = _train(tasks, str(flights_file), model_type)
+    assert result["plan"]["place"] == "warm_group"
+    assert {"importances", "intervals"} <= set(result["report"])
+    _check(tasks, result, flights, flights_file, tmp_path)
+
+
+@pytest.mark.slow
+def test_warm_workers_end_when_nobody_needs_them(ray_cluster: str, tasks: MLTasks) -> None:
+    import ray
+
+    config = tasks.config.model_copy(update={"compute": tasks.config.compute.model_copy(update={"warm_idle": 1.0})})
+    (member,) = warm_pool.members(config, 1)
+    process = ray.get(member.actor.process.remote())
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(process):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor(member.name, namespace=warm_pool.NAMESPACE)
+    (another,) = warm_pool.members(config, 1)
+    assert ray.get(another.actor.process.remote()) != process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["xgboost", "lightgbm"])
+def test_a_run_is_repeated_when_a_warm_worker_is_killed(
+    model_type: str, ray_cluster: str, tasks: MLTasks, flights_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    whole = _train(tasks, str(flights_file), model_type)
+    member = warm_pool.members(tasks.config, 2)[1]
+    process = ray.get(member.actor.process.remote())
+
+    def kill_at_work() -> None:
+        # It is at work when another cannot have it.
+        while ray.get(member.actor.reserve.remote("nobody")):
+            ray.get(member.actor.release.remote("nobody"))
+            time.sleep(0.01)
+        os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_at_work)
+    killer.start()
+    again = _train(tasks, str(flights_file), model_type)
+    killer.join()
+    assert "event=worker_lost" in caplog.text
+    assert ray.get(member.actor.process.remote()) != process
+    assert again["metrics"]["rmse"] == pytest.approx(whole["metrics"]["rmse"], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from compute import Config
-from compute.errors import CapabilityMissing, ResourcesUnavailable
+from compute.errors import CapabilityMissing, InvalidField, ResourcesUnavailable
 from jobs import cluster, node
 from jobs.cluster import Node
 from jobs.planner import Load, plan_scoring, plan_training
@@ -54,7 +54,8 @@ def test_what_takes_minutes_here_goes_to_a_cluster_that_is_faster(nodes: list[No
     assert _train(config, large, cells=1e11).mode == "single"
     nodes += [Node(64, 256 * GIB)] * 8
     plan = _train(config, large, cells=1e11)
-    assert (plan.mode, plan.workers, plan.threads) == ("distributed", 8, 63)
+    assert (plan.place, plan.workers, plan.threads) == ("warm_group", 8, 64)
+    assert "8 warm workers of 64 CPUs" in plan.reason
     assert _train(config, large, cells=1e11, distribute=False).mode == "single"
     assert _train(config, large, cells=1e11, distributes=False).mode == "single"
     assert plan_scoring(large, distribute=None, config=config).mode == "distributed"
@@ -90,12 +91,60 @@ def test_the_memory_limit_of_the_configuration_holds(nodes: list[Node], config: 
 def test_distribute_true_overrules_and_says_at_once_what_can_never_be_placed(nodes: list[Node], config: Config) -> None:
     nodes += [Node(4, 8 * GIB)]
     plan = _train(config, distribute=True)
-    assert (plan.mode, plan.workers, plan.threads) == ("distributed", 2, 1)
+    assert (plan.mode, plan.place, plan.workers, plan.threads) == ("distributed", "warm_group", 2, 2)
     with pytest.raises(ResourcesUnavailable, match=r"4 training workers .* never be placed: the cluster has 4 CPUs"):
         _train(config, distribute=True, num_workers=4)
     with pytest.raises(CapabilityMissing, match="linear models train on one node"):
         _train(config, distribute=True, distributes=False, model_type="linear")
     assert plan_scoring(SMALL, distribute=True, config=config).mode == "distributed"
+
+
+def test_warm_workers_take_what_others_leave(nodes: list[Node], config: Config) -> None:
+    nodes += [Node(8, 32 * GIB, free=0.0), Node(4, 32 * GIB, free=3.0)]
+    plan = _train(config, distribute=True)
+    assert (plan.place, plan.workers, plan.threads) == ("warm_group", 2, 1)
+    nodes[1] = Node(4, 32 * GIB, free=0.5)  # nobody has room: it waits, for little
+    plan = _train(config, distribute=True)
+    assert (plan.place, plan.workers, plan.threads) == ("warm_group", 2, 1)
+
+
+def test_what_only_one_process_can_do_is_named(nodes: list[Node], config: Config) -> None:
+    nodes += [Node(64, 256 * GIB)] * 8
+    plan = _train(config, cells=1e11, here="early_stopping")
+    assert plan.mode == "single"
+    assert plan.reason.startswith("early_stopping is for training in one process; ")
+
+
+def test_ray_train_does_what_warm_workers_cannot(nodes: list[Node], config: Config) -> None:
+    nodes += [Node(16, 32 * GIB)] * 4
+    ask = {"distribute": True}
+    assert _train(config, **ask).place == "warm_group"
+    long = _train(config, **ask, cells=1e13)
+    assert (long.place, long.workers, long.least) == ("ray_train", 4, 4)
+    assert "s of training must survive a failure" in long.reason
+    many = _train(config, **ask, num_workers=10)
+    assert (many.place, many.workers) == ("ray_train", 10)
+    assert "there are 8 (compute.warm_workers), and 10 are needed" in many.reason
+    elastic = _train(config, **ask, num_workers=(2, 6))
+    assert (elastic.place, elastic.least, elastic.workers) == ("ray_train", 2, 6)
+    none = config.model_copy(update={"compute": config.compute.model_copy(update={"warm_workers": 0})})
+    assert _train(none, **ask).place == "ray_train"
+
+
+def test_rows_that_outgrow_memory_are_kept_on_disk_where_the_library_can(nodes: list[Node], config: Config) -> None:
+    nodes += [Node(16, 32 * GIB)] * 2
+    large = {"rows": 10**9, "bytes": 100 * GIB, "peak_bytes": 300 * GIB, "shared_bytes": 200 * GIB}
+    plan = _train(config, Load(**large, spilled_bytes=20 * GIB))
+    assert (plan.place, plan.on_disk, plan.peak_bytes) == ("ray_train", True, 10 * GIB)
+    assert plan.peak_bytes <= plan.limit_bytes
+    with pytest.raises(ResourcesUnavailable, match=r"each of 2 workers would need about 100\.0 GiB"):
+        _train(config, Load(**large))
+
+
+@pytest.mark.parametrize("asked", [0, -1, (4, 2), (1, 2, 3), (0, 2), "2"])
+def test_a_number_of_workers_that_means_nothing_is_refused(asked: Any, nodes: list[Node], config: Config) -> None:
+    with pytest.raises(InvalidField, match="num_workers is"):
+        _train(config, num_workers=asked)
 
 
 @pytest.mark.parametrize("rows", [None, 10])
@@ -104,7 +153,8 @@ def test_a_plan_is_plain_values(rows: int | None, nodes: list[Node], config: Con
 
     plan = plan_scoring(Load(rows, 100, 100, 100), distribute=None, config=config).summary()
     assert json.loads(json.dumps(plan)) == plan
-    assert {"mode", "reason", "rows", "bytes", "peak_bytes", "limit_bytes", "threads", "workers"} == set(plan)
+    told = {"mode", "reason", "rows", "bytes", "peak_bytes", "limit_bytes", "threads", "workers"}
+    assert told | {"place", "least", "on_disk", "seconds"} == set(plan)
 
 
 def test_threads_respect_the_environment(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:

@@ -1,0 +1,280 @@
+"""Train with warm workers that are up already: each reads its own share, and the libraries' own networks join them.
+
+A run is three calls of each worker: read and say what is there, open a network, fit and score. The steps, and what each
+does to rows, are those of `jobs.distributed`. When a worker dies, all of them start anew, and so does the run: nothing
+is registered before it is over. ray, xgboost and lightgbm are imported inside functions.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from compute import Config
+from compute.errors import TaskFailed, TaskTimeout, WorkerLost
+from jobs import warm_pool
+from jobs.blocks import HELD_OUT, encode_block, mark_block, say_block, score_block, thin_block
+from jobs.distributed import blocks_lineage, learn
+from jobs.fitting import Fitted
+from jobs.metrics import measure
+from jobs.node import cores
+from jobs.planner import Plan
+from jobs.preparing import Clock
+from jobs.profile import MOST_ROWS, profile_of
+from jobs.ray_dataset import DatasetTable
+from jobs.report import describe, importances
+from jobs.request import Request
+from jobs.residuals import residuals
+from jobs.row_range import shares
+from jobs.shard import booster_bytes, booster_from, fit_shard
+from jobs.warm_pool import Member
+from jobs.warm_worker import imported_meanwhile
+
+if TYPE_CHECKING:
+    from jobs.families import Dtype, Matrix, Problem
+    from jobs.tables import Table
+    from jobs.targets import Target
+    from registry import Signature
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a run may take: so many times as estimated, and not less than.
+_LENIENCY, _LEAST = 10.0, 300.0
+# Seconds that the others have to end by themselves when one has failed.
+_GRACE = 3.0
+# Minutes that LightGBM waits for a peer.
+_LIGHTGBM_PATIENCE = 2
+
+
+def fit_over_group(request: Request, plan: Plan, clock: Clock, config: Config) -> Fitted:
+    """Train with as many warm workers as planned, from the start again when one of them dies.
+
+    Raises
+    ------
+    TaskFailed
+        When workers died more often than ``task_defaults.retries`` says.
+    TaskTimeout
+        When it takes ten times as long as estimated.
+    """
+    import ray
+
+    with imported_meanwhile(request.family.model_type):
+        for attempt in range(config.task_defaults.retries + 1):
+            members = warm_pool.members(config, plan.workers)
+            run = uuid.uuid4().hex
+            try:
+                with warm_pool.lease(members, run, plan.threads, plan.peak_bytes):
+                    return _Run(request, plan, clock, members, run).fit()
+            except (ray.exceptions.RayActorError, WorkerLost) as error:
+                lost: Exception = error
+                logger.warning("run=%s attempt=%d event=worker_lost reason=%r", run, attempt + 1, str(error)[:300])
+    raise TaskFailed(
+        f"warm workers died in each of {config.task_defaults.retries + 1} attempts: {lost}",
+        hint="See their logs in Ray's dashboard: memory is the most likely reason; or use distribute_data=False.",
+    ) from lost
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(self, request: Request, plan: Plan, clock: Clock, members: Sequence[Member], run: str) -> None:
+        self._request, self._plan, self._clock, self._run = request, plan, clock, run
+        self._members = list(members)
+        self._patience = max(_LEAST, _LENIENCY * (plan.seconds or 0.0))
+        self._until = time.monotonic() + self._patience
+
+    def fit(self) -> Fitted:
+        """Read, learn what all must know, fit, and join what the workers say of the rows they held back."""
+        import numpy as np
+
+        request, clock = self._request, self._clock
+        parts = _shares(request.table, len(self._members))
+        self._members = self._members[: len(parts)]
+        # What came in memory has no file to be told by.
+        digest = not request.table.lineage().get("files")
+        columns = {"features": request.features, "target": request.target}
+        options = {**columns, "fraction": request.fraction, "seed": request.seed, "digest": digest}
+        read = self._each([(_read, part, options) for part in parts])
+        clock.lap("read")
+        learnt = learn([saying for saying, _, _ in read], request, self._plan.threads)
+        learning = (request.family.model_type, learnt.signature, learnt.target, learnt.problem, request.family.dtype)
+        shared = (*learning, MOST_ROWS // len(read))
+        # A library's worker cannot do without rows.
+        fitting = [index for index, (_, _, training) in enumerate(read) if training]
+        network = self._network(request.family.model_type, fitting, [address for _, address, _ in read])
+        clock.lap("prepare")
+        chosen = [self._members[index].node for index in fitting]
+        beside = [chosen.count(node) for node in chosen]
+        done = self._each([(_fit, *shared, *one) for one in zip(network, beside, strict=True)], fitting)
+        data = next(model for model, *_ in done if model is not None)
+        idle = [index for index in range(len(read)) if index not in fitting]
+        done += self._each([(_score, *shared, data)] * len(idle), idle)
+        clock.lap("fit")
+
+        model = booster_from(request.family.model_type, data)
+        truth, predicted, sample = (np.concatenate([part[place] for part in done]) for place in (1, 2, 3))
+        baseline = learnt.said.baseline(learnt.target)
+        metrics = measure(truth, predicted, baseline)
+        report = describe(truth, predicted, metrics, learnt.target, request.seed)
+        report["importances"] = importances(request.family, model, learnt.problem, sample[:0])
+        clock.lap("evaluate")
+        return Fitted(
+            model=model,
+            signature=learnt.signature,
+            target=learnt.target,
+            metrics=metrics,
+            baseline=baseline,
+            rows={
+                "training_rows": learnt.said.training,
+                "validation_rows": len(truth),
+                "dropped_rows": learnt.said.nulls,
+            },
+            left_out=learnt.left_out,
+            residuals=residuals(truth, predicted, classes=learnt.target.classes is not None),
+            data=blocks_lineage(request, learnt.said.digest),
+            report=report,
+            profile=profile_of(sample, learnt.signature),
+        )
+
+    def _network(
+        self, model_type: str, fitting: Sequence[int], addresses: Sequence[tuple[str, int]]
+    ) -> list[dict[str, Any]]:
+        """Return what each worker that fits must know to find the others."""
+        if len(fitting) == 1:
+            return [{}]
+        if model_type == "xgboost":
+            (tracker,) = self._each([(_open_tracker, len(fitting), addresses[fitting[0]][0])], fitting[:1])
+            # The ranks are in the order of these ids.
+            return [{**tracker, "dmlc_task_id": f"{rank:06}"} for rank in range(len(fitting))]
+        machines = ",".join(f"{host}:{port}" for host, port in (addresses[index] for index in fitting))
+        common = {"machines": machines, "num_machines": len(fitting), "time_out": _LIGHTGBM_PATIENCE}
+        return [{**common, "local_listen_port": addresses[index][1]} for index in fitting]
+
+    def _each(self, calls: Sequence[tuple[Any, ...]], places: Sequence[int] | None = None) -> list[Any]:
+        """Call workers, each with what is meant for it; when one fails, end those that wait for it in vain."""
+        import ray
+
+        chosen = self._members if places is None else [self._members[place] for place in places]
+        references = [member.call(self._run, *call) for member, call in zip(chosen, calls, strict=True)]
+        try:
+            waiting = list(references)
+            while waiting:
+                done, waiting = ray.wait(waiting, timeout=max(0.0, self._until - time.monotonic()))
+                self._check_time(done)
+                ray.get(done)
+            return list(ray.get(references))
+        except ray.exceptions.RayTaskError as error:
+            self._end(chosen, references)
+            cause = error.cause
+            raise cause from cause.__cause__
+        except BaseException:  # also when the driver is interrupted: nobody is to go on
+            self._end(chosen, references)
+            raise
+
+    def _check_time(self, done: Sequence[Any]) -> None:
+        if not done:
+            raise TaskTimeout(
+                f"warm workers did not do their part in {self._patience:.0f} s",
+                hint="See what they wait for in Ray's dashboard. Ray Train has no such limit: num_workers=(2, 2).",
+                context={"run": self._run},
+            )
+
+    def _end(self, chosen: Sequence[Member], references: Sequence[Any]) -> None:
+        import ray
+
+        _, stuck = ray.wait(list(references), num_returns=len(references), timeout=_GRACE)
+        warm_pool.replace([member for member, one in zip(chosen, references, strict=True) if one in stuck])
+
+
+def _shares(table: Table, count: int) -> list[Any]:
+    """Cut the table for so many workers; the blocks of a Ray Dataset stay where they are."""
+    return table.shares(count) if isinstance(table, DatasetTable) else shares(table, count)
+
+
+def _read(state: dict[str, Any], part: Table, options: Mapping[str, Any]) -> tuple[bytes, tuple[str, int], int]:
+    """Read a share, once; return what it says, where others can reach this worker, and its number of training rows."""
+    import ray
+
+    features, target = options["features"], options["target"]
+    marked = mark_block(part.read([*features, target]), target, options["fraction"], options["seed"])
+    state["marked"] = marked
+    said = say_block(marked, features, target, digest=options["digest"])["said"][0]
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # ray does not type it
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return said, (address, probe.getsockname()[1]), int((~marked[HELD_OUT] & marked[target].notna()).sum())
+
+
+def _open_tracker(state: dict[str, Any], count: int, host: str) -> dict[str, Any]:
+    """Start XGBoost's tracker beside the first worker; it ends with the run."""
+    from xgboost import RabitTracker
+
+    tracker = RabitTracker(n_workers=count, host_ip=host, sortby="task")
+    tracker.start()
+    # It serves in a thread of its own as long as somebody waits for it.
+    threading.Thread(target=tracker.wait_for, name="tracker", daemon=True).start()
+    state["tracker"] = tracker
+    return dict(tracker.worker_args())
+
+
+def _fit(
+    state: dict[str, Any],
+    model_type: str,
+    signature: Signature,
+    target: Target,
+    problem: Problem,
+    dtype: Dtype,
+    shown: int,
+    network: dict[str, Any],
+    beside: int,
+) -> tuple[bytes | None, Matrix, Matrix, Matrix]:
+    """Fit with the others; return the model, from the first of them, and what `_scored` gives.
+
+    Of more threads than the node has cores, most would wait for the others: ``beside`` is how many workers share them.
+    """
+    problem = replace(problem, threads=max(1, min(problem.threads, cores() // beside)))
+    marked = state.pop("marked")
+    training = encode_block(marked, signature, target, held_out=False, dtype=dtype)
+    held = encode_block(marked, signature, target, held_out=True, dtype=dtype)
+    del marked
+    shard = [(training.pop("matrix"), training.pop("target"))]
+    if model_type == "xgboost" and network:
+        from xgboost.collective import CommunicatorContext
+
+        with CommunicatorContext(**network):
+            booster = fit_shard(model_type, shard, problem)
+        first = network["dmlc_task_id"] == f"{0:06}"
+    else:
+        booster = fit_shard(model_type, shard, problem, network=network)
+        first = not network or network["machines"].split(",")[0].endswith(f":{network['local_listen_port']}")
+    return booster_bytes(model_type, booster) if first else None, *_scored(held, booster, model_type, problem, shown)
+
+
+def _score(
+    state: dict[str, Any],
+    model_type: str,
+    signature: Signature,
+    target: Target,
+    problem: Problem,
+    dtype: Dtype,
+    shown: int,
+    model: bytes,
+) -> tuple[None, Matrix, Matrix, Matrix]:
+    """Score held rows where there was nothing to fit."""
+    held = encode_block(state.pop("marked"), signature, target, held_out=True, dtype=dtype)
+    return None, *_scored(held, booster_from(model_type, model), model_type, problem, shown)
+
+
+def _scored(
+    held: dict[str, Any], model: Any, model_type: str, problem: Problem, shown: int
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Return the truth and the prediction of held rows, and at most so many of the rows themselves, evenly taken."""
+    scored: dict[str, Any] = score_block(held, model, model_type, problem)
+    thinned: dict[str, Any] = thin_block(held, step=max(1, -(-len(held["matrix"]) // shown)))
+    return scored["truth"], scored["predicted"], thinned["matrix"]

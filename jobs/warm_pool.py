@@ -1,0 +1,156 @@
+"""The warm workers of a Ray cluster: detached actors on each node, found by name, started when first asked for.
+
+They take no CPUs while they wait; a run takes its CPUs and memory from Ray for as long as it lasts (`lease`). Ray
+starts one that dies anew. ray is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compute import Config
+from compute.errors import ResourcesUnavailable
+from jobs import cluster
+from jobs.warm_worker import WarmWorker
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "warm-workers"
+# What a worker keeps imported of this package: another version of it needs other workers.
+_ROOMS = ("compute", "registry", "jobs")
+# Seconds to wait for workers that others use, or for CPUs and memory.
+_PATIENCE = 600.0
+_ASK_AGAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Member:
+    """A warm worker: its actor, and the node that it is on."""
+
+    actor: Any
+    name: str
+    node: str
+
+    def call(self, run: str, function: Any, *args: Any) -> Any:
+        """Have the worker call a function; gives Ray's reference."""
+        return self.actor.call.options(concurrency_group="work").remote(run, function, *args)
+
+
+def members(config: Config, count: int) -> list[Member]:
+    """Return so many workers, evenly over the nodes that have room; those that are not there start up.
+
+    Gives at most ``compute.warm_workers`` a node. Does not wait for them.
+    """
+    nodes = cluster.nodes()
+    room = cluster.with_room(nodes)
+    rest = [node for node in nodes if node not in room]
+    places = [(node.id, slot) for part in (room, rest) for slot in range(config.compute.warm_workers) for node in part]
+    return [_member(config, node, slot) for node, slot in places[:count]]
+
+
+def _member(config: Config, node: str, slot: int) -> Member:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    name = _name(config, node, slot)
+    remote: Any = ray.remote  # its overloads do not know concurrency groups
+    actor = (
+        remote(concurrency_groups={"work": 1})(WarmWorker)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        )
+        .remote(config.compute.warm_idle, config.compute.warm_memory)
+    )
+    return Member(actor, name, node)
+
+
+def _name(config: Config, node: str, slot: int) -> str:
+    """Tell this code, its environment and its settings from others: who changes them must not meet what was before."""
+    import ray
+
+    environment = dict(ray.get_runtime_context().runtime_env)
+    settings = [environment, config.compute.warm_idle, config.compute.warm_memory, _code()]
+    version = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return f"warm-{version}-{node[:16]}-{slot}"
+
+
+@functools.cache
+def _code() -> str:
+    root = Path(__file__).parents[1]
+    stamps = []
+    for room in _ROOMS:
+        for file in sorted((root / room).glob("*.py")):
+            status = file.stat()
+            stamps.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(stamps)
+
+
+@contextlib.contextmanager
+def lease(chosen: Sequence[Member], run: str, cpus: int, memory: int) -> Iterator[None]:
+    """Have the workers to oneself, and for each of them the CPUs and the memory of its node.
+
+    Raises
+    ------
+    ResourcesUnavailable
+        When others have them for ten minutes.
+    RayActorError
+        When one of them dies.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    until = time.monotonic() + _PATIENCE
+    # In the order of their names, so that two runs cannot wait for each other.
+    held: list[Member] = []
+    group: Any = None
+    try:
+        for member in sorted(chosen, key=lambda member: member.name):
+            while not ray.get(member.actor.reserve.remote(run)):
+                if time.monotonic() > until:
+                    raise _busy("other runs have the warm workers", run)
+                time.sleep(_ASK_AGAIN)
+            held.append(member)
+        bundles = [{"CPU": cpus, "memory": memory} for _ in chosen]
+        selectors = [{"ray.io/node-id": member.node} for member in chosen]
+        group = placement_group(bundles, bundle_label_selector=selectors)
+        if not group.wait(max(1.0, until - time.monotonic())):
+            raise _busy(f"the cluster has not {cpus} free CPUs and {memory} bytes for each of {len(chosen)}", run)
+        yield
+    finally:
+        for member in held:
+            member.actor.release.remote(run)
+        if group is not None:
+            remove_placement_group(group)
+
+
+def _busy(what: str, run: str) -> ResourcesUnavailable:
+    return ResourcesUnavailable(
+        f"{what}, after {_PATIENCE:g} s of waiting",
+        hint="Try again when less is running, or train with distribute_data=False.",
+        context={"run": run},
+    )
+
+
+def replace(chosen: Sequence[Member]) -> None:
+    """End workers at once, whatever they do; Ray starts them anew."""
+    import ray
+
+    for member in chosen:
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.kill(member.actor, no_restart=False)
