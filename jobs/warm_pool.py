@@ -121,9 +121,9 @@ def lease(chosen: Sequence[Member], run: str, cpus: int, memory: int) -> Iterato
     group: Any = None
     try:
         for member in sorted(chosen, key=lambda member: member.name):
-            while not ray.get(member.actor.reserve.remote(run)):
+            while not _reserved(member, run):
                 if time.monotonic() > until:
-                    raise _busy("other runs have the warm workers", run)
+                    raise _busy("other runs have the warm workers, or these do not start", run)
                 time.sleep(_ASK_AGAIN)
             held.append(member)
         bundles = [{"CPU": cpus, "memory": memory} for _ in chosen]
@@ -137,6 +137,15 @@ def lease(chosen: Sequence[Member], run: str, cpus: int, memory: int) -> Iterato
             member.actor.release.remote(run)
         if group is not None:
             remove_placement_group(group)
+
+
+def _reserved(member: Member, run: str) -> bool:
+    import ray
+
+    try:
+        return bool(ray.get(member.actor.reserve.remote(run)))
+    except ray.exceptions.ActorUnavailableError:  # it died, and Ray is starting it anew
+        return False
 
 
 def _busy(what: str, run: str) -> ResourcesUnavailable:

@@ -106,6 +106,7 @@ def _check(tasks: MLTasks, result: dict[str, Any], flights: pd.DataFrame, flight
     np.testing.assert_allclose(pd.read_parquet(tmp_path / "o.parquet")["prediction"], here, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_xgboost_over_ray_train(
     ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, flights_file: Path, tmp_path: Path
 ) -> None:
