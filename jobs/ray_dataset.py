@@ -54,7 +54,11 @@ class DatasetTable:
 
     def shares(self, count: int) -> list[BlocksTable]:
         """Cut into as many tables, which workers read from the object store, without Ray Data."""
+        import ray
+
         references = self.dataset.to_arrow_refs()
+        # Blocks of pandas are converted by tasks: these must be over before the workers take the cluster's CPUs.
+        ray.wait(references, num_returns=len(references), fetch_local=False)
         if len(references) < count:
             # Each maps the blocks and takes its rows of them.
             return [BlocksTable(references, self.columns, part, count) for part in range(count)]

@@ -65,12 +65,13 @@ def fit_over_group(request: Request, plan: Plan, clock: Clock, config: Config) -
     import ray
 
     with imported_meanwhile(request.family.model_type):
+        parts = _shares(request.table, plan.workers)
         for attempt in range(config.task_defaults.retries + 1):
-            members = warm_pool.members(config, plan.workers)
+            members = warm_pool.members(config, len(parts))
             run = uuid.uuid4().hex
             try:
                 with warm_pool.lease(members, run, plan.threads, plan.peak_bytes):
-                    return _Run(request, plan, clock, members, run).fit()
+                    return _Run(request, plan, clock, parts, members, run).fit()
             except (ray.exceptions.RayActorError, WorkerLost) as error:
                 lost: Exception = error
                 logger.warning("run=%s attempt=%d event=worker_lost reason=%r", run, attempt + 1, str(error)[:300])
@@ -83,9 +84,11 @@ def fit_over_group(request: Request, plan: Plan, clock: Clock, config: Config) -
 class _Run:
     """One attempt."""
 
-    def __init__(self, request: Request, plan: Plan, clock: Clock, members: Sequence[Member], run: str) -> None:
+    def __init__(
+        self, request: Request, plan: Plan, clock: Clock, parts: Sequence[Any], members: Sequence[Member], run: str
+    ) -> None:
         self._request, self._plan, self._clock, self._run = request, plan, clock, run
-        self._members = list(members)
+        self._parts, self._members = parts, members
         self._patience = max(_LEAST, _LENIENCY * (plan.seconds or 0.0))
         self._until = time.monotonic() + self._patience
 
@@ -94,13 +97,11 @@ class _Run:
         import numpy as np
 
         request, clock = self._request, self._clock
-        parts = _shares(request.table, len(self._members))
-        self._members = self._members[: len(parts)]
         # What came in memory has no file to be told by.
         digest = not request.table.lineage().get("files")
         columns = {"features": request.features, "target": request.target}
         options = {**columns, "fraction": request.fraction, "seed": request.seed, "digest": digest}
-        read = self._each([(_read, part, options) for part in parts])
+        read = self._each([(_read, part, options) for part in self._parts])
         clock.lap("read")
         learnt = learn([saying for saying, _, _ in read], request, self._plan.threads)
         learning = (request.family.model_type, learnt.signature, learnt.target, learnt.problem, request.family.dtype)

@@ -127,8 +127,7 @@ def test_lightgbm_over_ray_train(
     _check(tasks, result, flights, flights_file, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("model_type", ["xgboost", pytest.param("lightgbm", marks=pytest.mark.slow)])
 def test_short_runs_over_warm_workers(
     model_type: str, ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, flights_file: Path, tmp_path: Path
 ) -> None:
@@ -182,9 +181,8 @@ def test_a_run_is_repeated_when_a_warm_worker_is_killed(
     assert again["metrics"]["rmse"] == pytest.approx(whole["metrics"]["rmse"], rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["dataset", "frame", "csv"])
-def test_other_sources_and_classes_over_ray_train(
+def test_other_sources_and_classes_over_warm_workers(
     source: str, ray_cluster: str, tasks: MLTasks, flights: pd.DataFrame, tmp_path: Path
 ) -> None:
     import ray.data
@@ -198,7 +196,6 @@ def test_other_sources_and_classes_over_ray_train(
     assert result["metrics"]["roc_auc"] > 0.9
 
 
-@pytest.mark.slow
 def test_a_null_target_is_refused_before_workers_start(ray_cluster: str, tasks: MLTasks, flights_file: Path) -> None:
     with pytest.raises(ColumnInvalid, match="null in"):
         tasks.train_model(str(flights_file), "arr_delay", FLIGHT_FEATURES, distribute_data=True)
