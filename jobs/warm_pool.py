@@ -112,7 +112,6 @@ def lease(chosen: Sequence[Member], run: str, cpus: int, memory: int) -> Iterato
     RayActorError
         When one of them dies.
     """
-    import ray
     from ray.util import placement_group, remove_placement_group
 
     until = time.monotonic() + _PATIENCE
