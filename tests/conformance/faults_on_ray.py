@@ -95,9 +95,8 @@ def a_task_prints_a_gigabyte(cluster: Cluster, manager: ComputeManager, director
     del cluster, directory
 
     def print_much() -> str:
-        line = "x" * (2**20 - 1)
-        for _ in range(1024):
-            print(line)
+        for number in range(1_000_000):
+            print(f"{number:0>1000}")
         return "printed"
 
     before = psutil.Process().memory_info().rss

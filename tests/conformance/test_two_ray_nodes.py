@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_promise_holds_over_two_ray_nodes() -> None:
-    files = [HERE / "test_promises.py", HERE / "test_helpers.py"]
+    files = [HERE / f"test_{name}.py" for name in ("promises", "flow", "helpers", "models")]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", "[ray", *map(str, files)]
     run = subprocess.run(
         command, env={**os.environ, TWO_NODES: "1"}, cwd=HERE.parents[1], capture_output=True, text=True
