@@ -115,10 +115,7 @@ def learn_rows(
     target, truth, matrix = prepared.target, prepared.truth, prepared.matrix
     problem = problem_of(prepared.signature, target, request, threads)
     fitted, watched = ~prepared.validation, prepared.watched
-    weights = prepared.weights
-    if request.class_weight is not None:
-        by_class = class_weights(request.class_weight, target, truth[fitted])[truth.astype("int64")]
-        weights = by_class if weights is None else weights * by_class
+    weights = weights_of(prepared, request)
     watch = None
     if watched is not None and request.patience is not None:
         fitted = fitted & ~watched
@@ -140,6 +137,16 @@ def learn_rows(
         Course(start, watch, checkpoints),
     )
     return model, problem, checkpoints
+
+
+def weights_of(prepared: Prepared, request: Request) -> npt.NDArray[Any] | None:
+    """Return how much each row counts: by its column, and by its class."""
+    weights, truth = prepared.weights, prepared.truth
+    if request.class_weight is None:
+        return weights
+    each = class_weights(request.class_weight, prepared.target, truth[~prepared.validation])
+    by_class: npt.NDArray[Any] = each[truth.astype("int64")]
+    return by_class if weights is None else by_class * weights
 
 
 def _check_fitted(truth: npt.NDArray[Any], weights: npt.NDArray[Any] | None, target: Target, request: Request) -> None:

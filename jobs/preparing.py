@@ -98,6 +98,7 @@ class Prepared:
     left_out: dict[str, str]
     weights: npt.NDArray[Any] | None = None
     watched: npt.NDArray[np.bool_] | None = None
+    by: pd.Series[Any] | None = None
 
     @property
     def training(self) -> npt.NDArray[np.intp]:
@@ -170,7 +171,7 @@ def encode_rows(rows: Rows, validation: npt.NDArray[np.bool_], request: Request)
         watched[~validation] = held_back(how, places, inner.by, len(inner.truth))
     matrix = encode(frame, signature, dtype=request.family.dtype)
     return Prepared(
-        matrix, truth, validation, target, signature, rows.dropped, left_out, rows.weights, watched
+        matrix, truth, validation, target, signature, rows.dropped, left_out, rows.weights, watched, rows.by
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.commands import CHOICES, base_parser, comma_list, parameter
 
@@ -64,7 +64,15 @@ def workers(text: str) -> int | tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, or two as in 2-4") from None
 
 
-def training_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
+class Shared(NamedTuple):
+    """The options that training and tuning share, and two groups of them to which more can be added."""
+
+    options: argparse.ArgumentParser
+    measured: argparse._ArgumentGroup
+    fitted: argparse._ArgumentGroup
+
+
+def training_parser(program: str, description: str, example: str) -> Shared:
     """Return the options that training and tuning share."""
     options = base_parser(program, description, example)
     options.add_argument("--data", required=True, metavar="URI", help="CSV or Parquet, a file or a directory, or s3://")
@@ -87,30 +95,32 @@ def training_parser(program: str, description: str, example: str) -> argparse.Ar
     options.add_argument("--validation-fraction", type=float, default=0.2, metavar="SHARE", help="default: 0.2")
     options.add_argument("--drop-null-target", action="store_true", help="leave out rows without a target")
     options.add_argument("--seed", type=int, default=0, help="of the split and of the model (default: 0)")
-    return options
+    measured = options.add_argument_group("how it is measured")
+    measured.add_argument(
+        "--validation", metavar="KIND", help="random, stratified, group or time (default: stratified for classes)"
+    )
+    measured.add_argument("--group-col", metavar="COLUMN", help="hold back whole groups: none is on both sides")
+    measured.add_argument("--time-col", metavar="COLUMN", help="hold back the latest rows")
+    fitted = options.add_argument_group("how it is fitted")
+    fitted.add_argument("--weight-col", metavar="COLUMN", help="how much each row counts")
+    fitted.add_argument(
+        "--class-weight", type=json_or_text, metavar="balanced|JSON", help="""balanced, or '{"late": 5}'"""
+    )
+    fitted.add_argument(
+        "--monotone", type=signed, action="append", default=[], metavar="FEATURE=1|-1",
+        help="the prediction may only rise, or fall, with it; repeatable",
+    )  # fmt: skip
+    return Shared(options, measured, fitted)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = training_parser("python -m jobs.train", "Train a model on a table, measure it and register it.", _EXAMPLE)
-    held = options.add_argument_group("how it is measured")
-    held.add_argument(
-        "--validation", metavar="KIND", help="random, stratified, group or time (default: stratified for classes)"
+    options, measured, fit = training_parser(
+        "python -m jobs.train", "Train a model on a table, measure it and register it.", _EXAMPLE
     )
-    held.add_argument("--group-col", metavar="COLUMN", help="hold back whole groups: none is on both sides")
-    held.add_argument("--time-col", metavar="COLUMN", help="hold back the latest rows")
-    held.add_argument(
+    measured.add_argument(
         "--cross-validation", type=int, metavar="FOLDS", help="measure by folds, and train the model on all rows"
     )
-    fit = options.add_argument_group("how it is fitted")
-    fit.add_argument("--weight-col", metavar="COLUMN", help="how much each row counts")
-    fit.add_argument(
-        "--class-weight", type=json_or_text, metavar="balanced|JSON", help="""balanced, or '{"late": 5}'"""
-    )
-    fit.add_argument(
-        "--monotone", type=signed, action="append", default=[], metavar="FEATURE=1|-1",
-        help="the prediction may only rise, or fall, with it; repeatable",
-    )  # fmt: skip
     fit.add_argument(
         "--early-stopping", type=int, metavar="ROUNDS", help="stop when so many rounds brought nothing (boosters)"
     )

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Material:
-    """What all trials share: the training rows, and for each the fold that it is measured in (-1: in none)."""
+    """What all trials share: the training rows, how much they weigh, and which are fitted and measured in each fold."""
 
     matrix: npt.NDArray[Any]
     truth: npt.NDArray[Any]
-    folds: npt.NDArray[np.int64]
+    weights: npt.NDArray[Any] | None
+    folds: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]
     model_type: str
     metric: str
     problem: Problem
@@ -58,11 +59,11 @@ def run_rung(material: Material, params: Mapping[str, Any], rounds: int | None, 
         params = {**without_rounds(params), "num_boost_round": rounds}
     problem = replace(material.problem, params=params)
     values, fitted = [], []
-    for fold in range(int(material.folds.max()) + 1):
-        held = material.folds == fold
+    for fold, (training, held) in enumerate(material.folds):
         start = () if models is None else (models[fold],)
-        model = family.fit(material.matrix[~held], material.truth[~held], problem, *start)
-        baseline = baseline_of(material.truth[~held], problem.target)
+        options = {} if material.weights is None else {"weights": material.weights[training]}
+        model = family.fit(material.matrix[training], material.truth[training], problem, *start, **options)
+        baseline = baseline_of(material.truth[training], problem.target)
         scores = family.score(model, material.matrix[held], problem)
         measured = measure(material.truth[held], scores, baseline)
         if material.metric not in measured:

@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from compute import ComputeManager, Config, get_compute_manager, load_config
-from compute.errors import InvalidField
+from compute.errors import DataError, InvalidField
 from jobs.families import find_family
-from jobs.fitting import fit_prepared
+from jobs.fitting import fit_prepared, weights_of
 from jobs.preparing import Clock, Prepared, prepare
 from jobs.request import Request, make_request, problem_of
 from jobs.search import METRICS, Search
 from jobs.search_space import default_space, read_space
-from jobs.split import check_fraction, fold_numbers, held_out
 from jobs.studies import StudyLog
 from jobs.study_checks import check_counts, check_metric, check_parameters
 from jobs.tables import open_table
 from jobs.train import make_plan, register
+from jobs.train_checks import check_options
 from jobs.trials import Material, without_rounds
+from jobs.validation import folds_of, held_back, make_validation
 
 
 def tune_model(
@@ -42,7 +43,13 @@ def tune_model(
     model_params: Mapping[str, Any] | None = None,
     metric: str | None = None,
     validation_fraction: float = 0.2,
+    validation: str | None = None,
+    group_col: str | None = None,
+    time_col: str | None = None,
     folds: int | None = None,
+    weight_col: str | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
+    monotone_constraints: Mapping[str, int] | None = None,
     prune: bool = True,
     parallel: int | None = None,
     resources: Mapping[str, object] | None = None,
@@ -68,6 +75,9 @@ def tune_model(
     ----------
     data, target_col, features, model_type, task, name, tags, metadata, seed, drop_null_target, exclude
         As for `train_model`. The rows have to fit into this node's memory: tune on a sample of what does not.
+    validation, group_col, time_col, weight_col, class_weight, monotone_constraints
+        As for `train_model`; they hold for the trials as for the model that is trained in the end. With groups none
+        lies on both sides of any trial, and with times each trial is measured on what follows what it was fitted to.
     search_space : mapping, optional
         For each parameter a list of choices, or ``{"low": 0.01, "high": 0.3, "log": True}`` (`jobs.search_space`); by
         default what matters most for the model type.
@@ -81,7 +91,7 @@ def tune_model(
     validation_fraction : float
         Share of the rows held back from all trials, and, without ``folds``, of the others held back in each.
     folds : int, optional
-        Measure each trial by cross-validation instead.
+        Measure each trial by cross-validation instead; by time, each fold is measured on what follows it.
     prune : bool
         Give up trials that are worse than most after a ninth, or a third, of their rounds (ASHA: Li et al., MLSys
         2020); of boosters, and unless the number of rounds is searched itself.
@@ -133,7 +143,8 @@ def tune_model(
     config = config or load_config()
     family = find_family(model_type)
     fixed = dict(model_params or {})
-    check_fraction(validation_fraction)
+    how = make_validation(validation, validation_fraction, seed, group_col=group_col, time_col=time_col)
+    monotone = check_options(family, fixed, monotone_constraints, None, None, None)
     check_counts(trials, folds, parallel, metric)
     if search_space is not None:
         both = sorted(set(fixed) & set(search_space))
@@ -152,6 +163,10 @@ def tune_model(
         task=task,
         seed=seed,
         drop_null_target=drop_null_target,
+        how=how,
+        weight=weight_col,
+        class_weight=class_weight,
+        monotone=monotone,
     )
     clock.lap("open")
     plan = make_plan(request, None, None, config, "tuning")
@@ -210,6 +225,13 @@ def _question(
 ) -> dict[str, Any]:
     from jobs.lineage import data_lineage
 
+    more = {
+        "validation": request.how.kind,
+        "by": request.how.column,
+        "weight": request.weight,
+        "class_weight": request.class_weight,
+        "monotone": dict(request.monotone),
+    }
     return {
         "data": data_lineage(request.table.lineage(), (prepared.matrix, prepared.truth)),
         "target": request.target,
@@ -221,22 +243,40 @@ def _question(
         "folds": folds,
         "validation_fraction": request.fraction,
         "seed": request.seed,
+        **{name: value for name, value in more.items() if value},
     }
 
 
 def _material(prepared: Prepared, request: Request, metric: str, folds: int | None, threads: int) -> Material:
-    import numpy as np
-
     training = prepared.training
     truth = prepared.truth[training]
-    places = truth if prepared.target.classes else None
+    classes = prepared.target.classes
+    places = truth if classes else None
+    by = None if prepared.by is None else prepared.by.iloc[training]
     # Another seed than that of the rows held back from all trials.
+    how = replace(request.how, seed=request.seed + 1, folds=folds)
     if folds is None:
-        numbers = np.where(held_out(places, len(truth), request.fraction, request.seed + 1), 0, -1)
+        held = held_back(how, places, by, len(truth))
+        parts = [(~held, held)]
     else:
-        numbers = fold_numbers(places, len(truth), folds, request.seed + 1)
+        parts = list(folds_of(how, places, by, len(truth)))
+    if classes and any(len(set(truth[fitted].tolist())) < len(classes) for fitted, _ in parts):
+        raise DataError(
+            "a trial would have no rows of some class to train on",
+            hint="Use fewer folds, or leave out the groups or times.",
+            context={"target": request.target},
+        )
+    weights = weights_of(prepared, request)
     problem = problem_of(prepared.signature, prepared.target, request, threads)
-    return Material(prepared.matrix[training], truth, numbers, request.family.model_type, metric, problem)
+    return Material(
+        prepared.matrix[training],
+        truth,
+        None if weights is None else weights[training],
+        parts,
+        request.family.model_type,
+        metric,
+        problem,
+    )
 
 
 _EXAMPLE = """example:
@@ -252,13 +292,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     from jobs.train_options import training_parser
 
-    options = training_parser(
+    options, measured, _ = training_parser(
         "python -m jobs.tune", "Find good parameters by trials, and train with the best.", _EXAMPLE
     )
     options.add_argument("--space", metavar="JSON", help="the search space, or a file of it (default: by model type)")
     options.add_argument("--trials", type=int, default=32, help="default: 32")
     options.add_argument("--metric", help=f"{', '.join(METRICS)} (default: rmse, or log_loss)")
-    options.add_argument("--folds", type=int, help="measure each trial by cross-validation")
+    measured.add_argument("--folds", type=int, help="measure each trial by cross-validation")
     options.add_argument("--no-prune", action="store_true", help="never give a trial up early")
     options.add_argument("--parallel", type=int, help="trials at once (default: as many as there are CPUs)")
     options.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after that")
@@ -278,7 +318,13 @@ def command(options: argparse.Namespace) -> dict[str, Any]:
         model_params=dict(options.param),
         metric=options.metric,
         validation_fraction=options.validation_fraction,
+        validation=options.validation,
+        group_col=options.group_col,
+        time_col=options.time_col,
         folds=options.folds,
+        weight_col=options.weight_col,
+        class_weight=options.class_weight,
+        monotone_constraints=dict(options.monotone),
         prune=not options.no_prune,
         parallel=options.parallel,
         timeout=options.timeout,

@@ -79,6 +79,18 @@ class _LearningParameters(TaskParameters):
         None, description="Left out: found from the target."
     )
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the rows held back to measure.")
+    validation: Literal["random", "stratified", "group", "time"] | None = Field(
+        None, description="Which rows are held back; left out: class by class where there are classes, else at random."
+    )
+    group_col: str | None = Field(None, min_length=1, description="Hold back whole groups: none is on both sides.")
+    time_col: str | None = Field(None, min_length=1, description="Hold back the latest rows.")
+    weight_col: str | None = Field(None, min_length=1, description="How much each row counts.")
+    class_weight: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="How much the rows of each class count: all classes alike, or a number for a class."
+    )
+    monotone_constraints: dict[str, Literal[-1, 0, 1]] | None = Field(
+        None, description="For a feature 1 where predictions may only rise with it, -1 where they may only fall."
+    )
     drop_null_target: bool = Field(False, description="Leave out rows without a target, instead of refusing them.")
     name: str | None = Field(None, min_length=1, description="The name under which the model is registered.")
     tags: list[str] | None = Field(None, description="For finding the model again.")
@@ -92,6 +104,10 @@ class TrainingParameters(_LearningParameters):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_type": "linear", "name": "delays"}]})
 
     distribute_data: bool | None = Field(None, description="Over many workers, or one; left out: the planner chooses.")
+    cross_validation: int | None = Field(None, ge=2, le=100, description="Measure by so many folds.")
+    early_stopping: int | None = Field(
+        None, ge=1, description="Rounds without gain after which boosters stop; they keep the best."
+    )
 
 
 class TuningParameters(_LearningParameters):

@@ -12,6 +12,11 @@ from registry import TaskContext, get_model_registry
 from solver.job_queries import TrainingParameters, TrainingQuery, TuningParameters, TuningQuery
 
 _WAITING_CPUS = 0.1
+# Parameters that training and tuning take by the same names.
+_AS_THEY_ARE = (
+    "model_type", "model_params", "validation_fraction", "validation", "group_col", "time_col", "weight_col",
+    "class_weight", "monotone_constraints", "task", "name", "tags", "seed", "drop_null_target",
+)  # fmt: skip
 
 
 class Training:
@@ -24,7 +29,7 @@ class Training:
 
         find_family(parameters.model_type)
         if isinstance(query.data, str):
-            _open(query, config)
+            _open(query, parameters, config)
         return query
 
     @staticmethod
@@ -42,7 +47,11 @@ class Training:
             return earlier
         context.progress(0.1, "training")
         return train_model(
-            **_common(query, parameters, context), distribute_data=parameters.distribute_data, config=context.config
+            **_common(query, parameters, context),
+            distribute_data=parameters.distribute_data,
+            cross_validation=parameters.cross_validation,
+            early_stopping=parameters.early_stopping,
+            config=context.config,
         )
 
 
@@ -56,7 +65,7 @@ class Tuning:
 
         find_family(parameters.model_type)
         if isinstance(query.data, str):
-            _open(query, config)
+            _open(query, parameters, config)
         return query
 
     @staticmethod
@@ -84,13 +93,19 @@ class Tuning:
         )
 
 
-def _open(query: TrainingQuery | TuningQuery, config: Config) -> None:
+def _open(
+    query: TrainingQuery | TuningQuery, parameters: TrainingParameters | TuningParameters, config: Config
+) -> None:
     """See that the table is there, and has the columns that are named."""
     from jobs import open_table
-    from jobs.columns import choose_features
+    from jobs.columns import choose_features, require_columns
 
     table = open_table(query.data, config)
     choose_features(table.columns, query.target, query.features, query.exclude, table.source)
+    for role in ("group", "time", "weight"):
+        name = getattr(parameters, f"{role}_col")
+        if name is not None:
+            require_columns([name], table.columns, table.source, role)
 
 
 def _common(
@@ -104,15 +119,8 @@ def _common(
         "target_col": query.target,
         "features": query.features,
         "exclude": query.exclude,
-        "model_type": parameters.model_type,
-        "model_params": parameters.model_params,
-        "validation_fraction": parameters.validation_fraction,
-        "task": parameters.task,
-        "name": parameters.name,
-        "tags": parameters.tags,
+        **{name: getattr(parameters, name) for name in _AS_THEY_ARE},
         "metadata": {**(parameters.metadata or {}), **task},
-        "seed": parameters.seed,
-        "drop_null_target": parameters.drop_null_target,
     }
 
 

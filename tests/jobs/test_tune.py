@@ -79,6 +79,45 @@ def test_no_trial_sees_the_rows_that_the_result_is_measured_on(manager: ComputeM
     assert tuned["best_value"] > 0.5  # rmse; the trials do not see their own part either
 
 
+@pytest.mark.parametrize("folds", [None, 4])
+def test_groups_and_times_are_kept_apart_in_every_trial(
+    folds: int | None, manager: ComputeManager, config: Config
+) -> None:
+    # What a group has in common, and what comes later, would make any trial look good that has seen it.
+    patient = RNG.integers(0, 40, ROWS)
+    secret = RNG.normal(size=40)[patient]
+    frame = pd.DataFrame({"patient": patient, "age": patient * 1.5, "y": secret, "day": range(ROWS)})
+    asked: dict[str, Any] = {
+        "trials": 2, "folds": folds, "manager": manager, "config": config, "search_space": {"max_depth": [6, 8]},
+    }  # fmt: skip
+    leaking = tune_model(frame.drop(columns="day"), "y", **asked)
+    apart = tune_model(frame.drop(columns="day"), "y", group_col="patient", **asked)
+    assert leaking["best_value"] < 0.3 < apart["best_value"]
+    assert apart["metrics"]["rmse"] > 0.3
+    assert "patient" not in apart["features"]
+    drifting = pd.DataFrame({"day": range(ROWS), "x": range(ROWS), "y": np.arange(ROWS) / 10})
+    later = tune_model(drifting, "y", time_col="day", **asked)
+    assert later["best_value"] > 2  # trees know nothing of what is to come
+
+
+def test_rows_and_classes_weigh_in_the_trials_as_in_the_model(manager: ComputeManager, config: Config) -> None:
+    # Half of the rows say the opposite, and count nothing.
+    frame = amounts().head(400)
+    wrong = frame.assign(y=-frame["y"] * 10)
+    both = pd.concat([frame.assign(w=1.0), wrong.assign(w=0.0)], ignore_index=True)
+    asked = {"trials": 2, "metric": "mae", "manager": manager, "config": config, **BOOSTER}
+    weighed = tune_model(both, "y", weight_col="w", **asked)
+    model = get_model_registry(config).load_model(weighed["model_id"])
+    assert np.corrcoef(model.predict(frame.drop(columns="y")), frame["y"])[0, 1] > 0.8
+    assert "w" not in weighed["features"]
+    with pytest.raises(InvalidField, match="class_weight needs classes"):
+        tune_model(frame, "y", class_weight="balanced", **asked)
+    rare = pd.DataFrame({"x": RNG.normal(size=ROWS), "late": np.arange(ROWS) % 20 == 0})
+    shallow: dict[str, Any] = {**asked, "metric": "recall", "search_space": {"max_depth": [1, 2]}}
+    assert tune_model(rare, "late", **shallow)["best_value"] == 0  # never called late
+    assert tune_model(rare, "late", class_weight={"True": 1000}, **shallow)["best_value"] == 1  # always
+
+
 @pytest.mark.parametrize("metric", ["log_loss", "accuracy", "roc_auc"])
 def test_a_metric_of_classes_goes_its_own_way(metric: str, manager: ComputeManager, config: Config) -> None:
     tuned = tune_model(

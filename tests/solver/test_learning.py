@@ -38,6 +38,21 @@ def test_the_examples_of_training_tuning_and_batches_are_answered(
     assert pd.read_parquet(scored["output"].removeprefix("file://"))["prediction"].iloc[0] == pytest.approx(24, abs=0.5)
 
 
+def test_rows_are_held_back_and_weigh_as_asked(solver: SolverService, local: Config) -> None:
+    table = flights(60).assign(day=range(60), counts=[0.0, 1.0] * 30).to_dict("records")
+    asked = {"time_col": "day", "weight_col": "counts", "monotone_constraints": {"distance": 1}}
+    trained = solver.solve(
+        {"type": "training", "data": table, "target": "delay"},
+        {**asked, "early_stopping": 3, "model_params": {"n_estimators": 20}}, timeout=120,
+    )  # fmt: skip
+    tuned = solver.solve(
+        {"type": "tuning", "data": table, "target": "delay"},
+        {**asked, "trials": 2, "folds": 2, "search_space": {"max_depth": [2, 3]}}, timeout=120,
+    )  # fmt: skip
+    for result in (trained, tuned):
+        assert (result["validation_rows"], {"day", "counts"} & set(result["features"])) == (12, set())
+
+
 def test_a_second_run_of_a_training_task_trains_no_second_model(local: Config) -> None:
     from registry import TaskContext
     from registry.task_record import new_task_id
@@ -56,6 +71,8 @@ def test_what_cannot_be_learnt_or_scored_is_refused_at_once(
     learn = {"type": "training", "data": table, "target": "delay"}
     with pytest.raises(ColumnMissing, match="dely"):
         solver.submit({**learn, "target": "dely"})
+    with pytest.raises(ColumnMissing, match="cariers"):
+        solver.submit(learn, {"group_col": "cariers"})
     with pytest.raises(InvalidField, match="xgbost"):
         solver.submit(learn, {"model_type": "xgbost"})
     with pytest.raises(InvalidField, match="nothing to learn"):
