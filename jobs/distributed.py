@@ -174,7 +174,7 @@ def _fit(request: Request, training: Any, problem: Problem, plan: Plan, config: 
         options: dict[str, Any] = {
             "train_loop_config": {"problem": problem, "every": every, "on_disk": plan.on_disk},
             "datasets": {"train": training},
-            "scaling_config": ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.threads}),
+            "scaling_config": ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.cpus}),
             "run_config": RunConfig(
                 name="run",
                 storage_path=path,

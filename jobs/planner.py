@@ -6,6 +6,7 @@ Small data never pays for a cluster, and no plan is made whose peak memory does 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -36,6 +37,8 @@ _SHORT = 300.0
 _ROWS_A_SECOND = 6e5
 # Seconds that distributed scoring costs before it scores anything: its workers import the libraries.
 _SCORE_START = 8.0
+# Of a CPU, what a worker takes at least where others hold all: it waits for them to end.
+_LEAST_CPUS = 0.5
 # A cluster must be this much faster before it is used unasked: it has other users.
 _WORTHWHILE = 2.0
 
@@ -61,7 +64,8 @@ class Plan:
 
     ``place`` is this process, the group of warm workers, Ray Train, or the workers that hold or score the data. With
     ``least`` below ``workers`` a run goes on with fewer when a node is lost; ``on_disk`` says that the workers keep
-    their rows on disk; ``seconds`` is an estimate.
+    their rows on disk; ``seconds`` is an estimate. Each worker of a distributed training takes ``cpus`` of Ray, less
+    than one where others hold a part of each.
     """
 
     mode: Mode
@@ -76,6 +80,7 @@ class Plan:
     least: int = 1
     on_disk: bool = False
     seconds: float | None = None
+    cpus: float = 1.0
 
     def summary(self) -> dict[str, Any]:
         """Return the plan as plain values."""
@@ -247,20 +252,31 @@ def _group(
     per_node = -(-workers // len(found))
     if min(item.cpus for item in found) < per_node:
         return f"the smallest node has {min(item.cpus for item in found):g} CPUs for {per_node}"
-    threads = max(1, int(min(min(item.cpus, item.free) for item in found) // per_node))
+    threads, cpus = _cpus_each(found, per_node)
     seconds = None if cells is None else cells / (_CELLS_A_SECOND * _EFFICIENCY * threads * workers)
     if seconds is not None and seconds > _SHORT:
         return f"about {seconds:.0f} s of training must survive a failure"
     share, limit = load.shared_bytes // workers, _limit(found, per_node, workers, config)
     if share > limit:
         return f"each would need about {size(share)} and may have {size(limit)}"
-    reason = f"{why}; {workers} warm workers of {threads} CPUs, about {size(share)} each of {size(limit)}"
+    reason = f"{why}; {workers} warm workers of {cpus:g} CPUs, about {size(share)} each of {size(limit)}"
     if seconds is not None:
         reason += f", about {seconds:.1f} s"
     return Plan(
         "distributed", reason, load.rows, load.bytes, share, limit, threads, workers, "warm_group", workers,
-        seconds=None if seconds is None else round(seconds, 2),
+        seconds=None if seconds is None else round(seconds, 2), cpus=cpus,
     )  # fmt: skip
+
+
+def _cpus_each(found: Sequence[Node], per_node: int, reading: int = 0) -> tuple[int, float]:
+    """Return the threads of each worker, and the CPUs that it takes of Ray.
+
+    What is left on a node may be no whole number: the applications of Serve hold a tenth each, and for good.
+    """
+    share = (min(min(item.cpus, item.free) for item in found) - reading) / per_node
+    if share >= 1:
+        return int(share), float(int(share))
+    return 1, max(_LEAST_CPUS, math.floor(share * 100) / 100)
 
 
 def _limit(found: Sequence[Node], per_node: int, workers: int, config: Config) -> int:
@@ -285,7 +301,7 @@ def _ray_train(
     # Of a range, what may come later is not here yet to be reckoned with.
     here = min(workers, max(least, total - 1))
     per_node = -(-here // len(found))
-    threads = max(1, int(min(item.cpus for item in found) - 1) // per_node)
+    threads, cpus = _cpus_each(found, per_node, reading=1)
     limit = _limit(found, per_node, here, config)
     share, on_disk = load.shared_bytes // least, False
     if share > limit and load.spilled_bytes is not None:
@@ -298,13 +314,11 @@ def _ray_train(
         )
     count = f"{workers}" if least == workers else f"{least} to {workers}"
     kept = ", with the rows on disk" if on_disk else ""
-    reason = (
-        f"{why}; {count} workers of {threads} CPUs under Ray Train, about {size(share)} each of {size(limit)}{kept}"
-    )
+    reason = f"{why}; {count} workers of {cpus:g} CPUs under Ray Train, about {size(share)} each of {size(limit)}{kept}"
     seconds = None if cells is None else _TRAIN_START + cells / (_CELLS_A_SECOND * _EFFICIENCY * threads * here)
     return Plan(
         "distributed", reason, load.rows, load.bytes, share, limit, threads, workers, "ray_train", least, on_disk,
-        None if seconds is None else round(seconds, 2),
+        None if seconds is None else round(seconds, 2), cpus,
     )  # fmt: skip
 
 

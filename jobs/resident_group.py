@@ -70,7 +70,7 @@ def fit_over_group(request: Request, plan: Plan, clock: Clock, config: Config) -
             members = warm_pool.members(config, len(parts))
             run = uuid.uuid4().hex
             try:
-                with warm_pool.lease(members, run, plan.threads, plan.peak_bytes):
+                with warm_pool.lease(members, run, plan.cpus, plan.peak_bytes):
                     return _Run(request, plan, clock, parts, members, run).fit()
             except (ray.exceptions.RayActorError, WorkerLost) as error:
                 lost: Exception = error

@@ -30,6 +30,8 @@ _ROOMS = ("compute", "registry", "jobs")
 # Seconds to wait for workers that others use, or for CPUs and memory.
 _PATIENCE = 600.0
 _ASK_AGAIN = 0.05
+# Seconds of waiting for CPUs and memory that are worth telling of.
+_TELL = 5.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _code() -> str:
 
 
 @contextlib.contextmanager
-def lease(chosen: Sequence[Member], run: str, cpus: int, memory: int) -> Iterator[None]:
+def lease(chosen: Sequence[Member], run: str, cpus: float, memory: int) -> Iterator[None]:
     """Have the workers to oneself, and for each of them the CPUs and the memory of its node.
 
     Raises
@@ -128,8 +130,11 @@ def lease(chosen: Sequence[Member], run: str, cpus: int, memory: int) -> Iterato
         bundles = [{"CPU": cpus, "memory": memory} for _ in chosen]
         selectors = [{"ray.io/node-id": member.node} for member in chosen]
         group = placement_group(bundles, bundle_label_selector=selectors)
-        if not group.wait(max(1.0, until - time.monotonic())):
-            raise _busy(f"the cluster has not {cpus} free CPUs and {memory} bytes for each of {len(chosen)}", run)
+        wanted = f"{cpus:g} free CPUs and {memory} bytes for each of {len(chosen)}"
+        if not group.wait(_TELL):
+            logger.warning("run=%s event=waiting for=%r", run, wanted)
+            if not group.wait(max(1.0, until - time.monotonic())):
+                raise _busy(f"the cluster has not {wanted}", run)
         yield
     finally:
         for member in held:

@@ -137,6 +137,18 @@ def test_short_runs_over_warm_workers(
     _check(tasks, result, flights, flights_file, tmp_path)
 
 
+def test_a_run_takes_what_others_leave_of_a_cpu(ray_cluster: str, tasks: MLTasks, flights_file: Path) -> None:
+    from ray.util import placement_group, remove_placement_group
+
+    others = placement_group([{"CPU": 2.8}])
+    try:
+        assert others.wait(60)
+        result = _train(tasks, str(flights_file), "xgboost")
+    finally:
+        remove_placement_group(others)
+    assert (result["plan"]["place"], result["plan"]["workers"], result["plan"]["cpus"]) == ("warm_group", 2, 0.6)
+
+
 @pytest.mark.slow
 def test_warm_workers_end_when_nobody_needs_them(ray_cluster: str, tasks: MLTasks) -> None:
     import ray

@@ -108,6 +108,14 @@ def test_warm_workers_take_what_others_leave(nodes: list[Node], config: Config) 
     assert (plan.place, plan.workers, plan.threads) == ("warm_group", 2, 1)
 
 
+def test_what_serve_holds_of_a_small_node_is_not_waited_for(nodes: list[Node], config: Config) -> None:
+    nodes += [Node(2, 8 * GIB, free=1.6)]
+    plan = _train(config, distribute=True)
+    assert (plan.place, plan.workers, plan.threads, plan.cpus) == ("warm_group", 2, 1, 0.8)
+    plan = _train(config, distribute=True, num_workers=(1, 1))
+    assert (plan.place, plan.workers, plan.threads, plan.cpus) == ("ray_train", 1, 1, 0.6)  # the rest is to read with
+
+
 def test_what_only_one_process_can_do_is_named(nodes: list[Node], config: Config) -> None:
     nodes += [Node(64, 256 * GIB)] * 8
     plan = _train(config, cells=1e11, here="early_stopping")
@@ -154,7 +162,7 @@ def test_a_plan_is_plain_values(rows: int | None, nodes: list[Node], config: Con
     plan = plan_scoring(Load(rows, 100, 100, 100), distribute=None, config=config).summary()
     assert json.loads(json.dumps(plan)) == plan
     told = {"mode", "reason", "rows", "bytes", "peak_bytes", "limit_bytes", "threads", "workers"}
-    assert told | {"place", "least", "on_disk", "seconds"} == set(plan)
+    assert told | {"place", "least", "on_disk", "seconds", "cpus"} == set(plan)
 
 
 def test_threads_respect_the_environment(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
