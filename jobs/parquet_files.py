@@ -159,13 +159,14 @@ class ParquetTable:
 
     def split(self, parts: int) -> Sequence[Table]:
         """Cut between row groups into parts of nearly as many rows."""
-        target = max(1, -(-(self.rows or 0) // parts))
-        cut: list[list[RowGroups]] = [[]]
+        total, before = max(1, self.rows or 0), 0
+        cut: dict[int, list[RowGroups]] = {}
         for group in self._groups:
-            if cut[-1] and sum(item.rows for item in cut[-1]) + group.rows // 2 >= target:
-                cut.append([])
-            cut[-1].append(group)
-        return [ParquetTable(self.source, self._schema, tuple(groups), self._sizes) for groups in cut if groups]
+            # Each goes to the part that its middle lies in.
+            middle = before + group.rows / 2
+            cut.setdefault(min(parts - 1, int(middle * parts / total)), []).append(group)
+            before += group.rows
+        return [ParquetTable(self.source, self._schema, tuple(groups), self._sizes) for groups in cut.values()]
 
     def lineage(self) -> dict[str, Any]:
         """Name the URI and its files."""
