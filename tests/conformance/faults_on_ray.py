@@ -83,7 +83,7 @@ def one_in_twenty_of_many_tasks_crashes_its_process(cluster: Cluster, manager: C
     task_ids = manager.submit_many(
         work.crash_one_in_twenty, ((directory, number) for number in range(count)), retries=5
     )
-    assert manager.gather_results(task_ids, timeout=1500) == list(range(count))
+    assert manager.gather_results(task_ids, timeout=2800) == list(range(count))
     for number, task_id in enumerate(task_ids):
         status = manager.get_task_status(task_id)
         assert status.attempts == len(status.reasons) + 1
