@@ -7,13 +7,14 @@ is registered before it is over. ray, xgboost and lightgbm are imported inside f
 
 from __future__ import annotations
 
+import importlib
 import logging
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compute import Config
@@ -34,9 +35,10 @@ from jobs.residuals import residuals
 from jobs.row_range import shares
 from jobs.shard import booster_bytes, booster_from, fit_shard
 from jobs.warm_pool import Member
-from jobs.warm_worker import imported_meanwhile
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from jobs.families import Dtype, Matrix, Problem
     from jobs.tables import Table
     from jobs.targets import Target
@@ -64,21 +66,34 @@ def fit_over_group(request: Request, plan: Plan, clock: Clock, config: Config) -
     """
     import ray
 
-    with imported_meanwhile(request.family.model_type):
-        parts = _shares(request.table, plan.workers)
-        for attempt in range(config.task_defaults.retries + 1):
-            members = warm_pool.members(config, len(parts))
-            run = uuid.uuid4().hex
-            try:
-                with warm_pool.lease(members, run, plan.cpus, plan.peak_bytes):
-                    return _Run(request, plan, clock, parts, members, run).fit()
-            except (ray.exceptions.RayActorError, WorkerLost) as error:
-                lost: Exception = error
-                logger.warning("run=%s attempt=%d event=worker_lost reason=%r", run, attempt + 1, str(error)[:300])
+    # The library reads the model here, in the end: it is imported while the workers work.
+    threading.Thread(target=importlib.import_module, args=(request.family.model_type,), daemon=True).start()
+    parts = _shares(request.table, plan.workers)
+    for attempt in range(config.task_defaults.retries + 1):
+        members = warm_pool.members(config, len(parts))
+        run = uuid.uuid4().hex
+        try:
+            with warm_pool.lease(members, run, plan.cpus, plan.peak_bytes):
+                return _Run(request, plan, clock, parts, members, run).fit()
+        except (ray.exceptions.RayActorError, WorkerLost) as error:
+            lost: Exception = error
+            logger.warning("run=%s attempt=%d event=worker_lost reason=%r", run, attempt + 1, str(error)[:300])
     raise TaskFailed(
         f"warm workers died in each of {config.task_defaults.retries + 1} attempts: {lost}",
         hint="See their logs in Ray's dashboard: memory is the most likely reason; or use distribute_data=False.",
     ) from lost
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What every worker must know to fit and to score; of the rows held back it shows at most so many."""
+
+    model_type: str
+    signature: Signature
+    target: Target
+    problem: Problem
+    dtype: Dtype
+    shown: int
 
 
 class _Run:
@@ -104,18 +119,20 @@ class _Run:
         read = self._each([(_read, part, options) for part in self._parts])
         clock.lap("read")
         learnt = learn([saying for saying, _, _ in read], request, self._plan.threads)
-        learning = (request.family.model_type, learnt.signature, learnt.target, learnt.problem, request.family.dtype)
-        shared = (*learning, MOST_ROWS // len(read))
+        family, shown = request.family, MOST_ROWS // len(read)
+        lesson = _Lesson(
+            family.model_type, learnt.signature, learnt.target, learnt.problem, family.dtype, shown
+        )  # fmt: skip
         # A library's worker cannot do without rows.
         fitting = [index for index, (_, _, training) in enumerate(read) if training]
         network = self._network(request.family.model_type, fitting, [address for _, address, _ in read])
         clock.lap("prepare")
         chosen = [self._members[index].node for index in fitting]
         beside = [chosen.count(node) for node in chosen]
-        done = self._each([(_fit, *shared, *one) for one in zip(network, beside, strict=True)], fitting)
+        done = self._each([(_fit, lesson, *one) for one in zip(network, beside, strict=True)], fitting)
         data = next(model for model, *_ in done if model is not None)
         idle = [index for index in range(len(read)) if index not in fitting]
-        done += self._each([(_score, *shared, data)] * len(idle), idle)
+        done += self._each([(_score, lesson, data)] * len(idle), idle)
         clock.lap("fit")
 
         model = booster_from(request.family.model_type, data)
@@ -225,24 +242,17 @@ def _open_tracker(state: dict[str, Any], count: int, host: str) -> dict[str, Any
 
 
 def _fit(
-    state: dict[str, Any],
-    model_type: str,
-    signature: Signature,
-    target: Target,
-    problem: Problem,
-    dtype: Dtype,
-    shown: int,
-    network: dict[str, Any],
-    beside: int,
+    state: dict[str, Any], lesson: _Lesson, network: dict[str, Any], beside: int
 ) -> tuple[bytes | None, Matrix, Matrix, Matrix]:
     """Fit with the others; return the model, from the first of them, and what `_scored` gives.
 
     Of more threads than the node has cores, most would wait for the others: ``beside`` is how many workers share them.
     """
+    model_type, problem = lesson.model_type, lesson.problem
     problem = replace(problem, threads=max(1, min(problem.threads, cores() // beside)))
     marked = state.pop("marked")
-    training = encode_block(marked, signature, target, held_out=False, dtype=dtype)
-    held = encode_block(marked, signature, target, held_out=True, dtype=dtype)
+    training = _encode(marked, lesson, held_out=False)
+    held = _encode(marked, lesson, held_out=True)
     del marked
     shard = [(training.pop("matrix"), training.pop("target"))]
     if model_type == "xgboost" and network:
@@ -254,28 +264,21 @@ def _fit(
     else:
         booster = fit_shard(model_type, shard, problem, network=network)
         first = not network or network["machines"].split(",")[0].endswith(f":{network['local_listen_port']}")
-    return booster_bytes(model_type, booster) if first else None, *_scored(held, booster, model_type, problem, shown)
+    return booster_bytes(model_type, booster) if first else None, *_scored(held, booster, lesson)
 
 
-def _score(
-    state: dict[str, Any],
-    model_type: str,
-    signature: Signature,
-    target: Target,
-    problem: Problem,
-    dtype: Dtype,
-    shown: int,
-    model: bytes,
-) -> tuple[None, Matrix, Matrix, Matrix]:
+def _score(state: dict[str, Any], lesson: _Lesson, model: bytes) -> tuple[None, Matrix, Matrix, Matrix]:
     """Score held rows where there was nothing to fit."""
-    held = encode_block(state.pop("marked"), signature, target, held_out=True, dtype=dtype)
-    return None, *_scored(held, booster_from(model_type, model), model_type, problem, shown)
+    held = _encode(state.pop("marked"), lesson, held_out=True)
+    return None, *_scored(held, booster_from(lesson.model_type, model), lesson)
 
 
-def _scored(
-    held: dict[str, Any], model: Any, model_type: str, problem: Problem, shown: int
-) -> tuple[Matrix, Matrix, Matrix]:
+def _encode(marked: pd.DataFrame, lesson: _Lesson, *, held_out: bool) -> dict[str, Any]:
+    return encode_block(marked, lesson.signature, lesson.target, held_out=held_out, dtype=lesson.dtype)
+
+
+def _scored(held: dict[str, Any], model: Any, lesson: _Lesson) -> tuple[Matrix, Matrix, Matrix]:
     """Return the truth and the prediction of held rows, and at most so many of the rows themselves, evenly taken."""
-    scored: dict[str, Any] = score_block(held, model, model_type, problem)
-    thinned: dict[str, Any] = thin_block(held, step=max(1, -(-len(held["matrix"]) // shown)))
+    scored: dict[str, Any] = score_block(held, model, lesson.model_type, lesson.problem)
+    thinned: dict[str, Any] = thin_block(held, step=max(1, -(-len(held["matrix"]) // lesson.shown)))
     return scored["truth"], scored["predicted"], thinned["matrix"]

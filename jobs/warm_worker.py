@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from compute.errors import WorkerLost
@@ -142,12 +142,3 @@ def _leave_ray(again: bool) -> None:
 
     actor: Any = ray.get_runtime_context().current_actor
     ray.kill(actor, no_restart=not again)
-
-
-@contextlib.contextmanager
-def imported_meanwhile(*libraries: str) -> Iterator[None]:
-    """Import in a thread what will be needed after what is waited for; imports let other threads run."""
-    threads = [threading.Thread(target=importlib.import_module, args=(name,), daemon=True) for name in libraries]
-    for thread in threads:
-        thread.start()
-    yield
