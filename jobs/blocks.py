@@ -1,4 +1,4 @@
-"""What Ray Data does to each block of a training table: mark validation rows, say what is in it, encode, score.
+"""What is done to each block of a training table, wherever it is: say what is in it, encode, score.
 
 Plain functions from frame to arrays, so that they are tested without a cluster. pandas and numpy are imported inside
 functions.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from compute.errors import ComputeError
 from jobs.families import Problem, find_family
+from jobs.marks import HELD_OUT, WATCHED, Marks
 from jobs.ray_dataset import plain_frame
 from jobs.targets import Target
+from jobs.validation import check_by
+from jobs.weights import read_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from registry import Signature
-
-HELD_OUT = "__held_out__"
 
 # With more distinct values than this in one block, a text column tells rows apart, and a target is no class.
 _MOST_DISTINCT = 20_000
@@ -35,7 +36,8 @@ class Said:
     """What the training rows of some blocks hold: few values that stand for all, and sums.
 
     ``features`` is a frame with the columns' types, the distinct texts, and the least and the largest numbers;
-    ``target`` has distinct values, and ``counts`` their numbers.
+    ``target`` has distinct values, and ``counts`` their numbers; ``weight`` is the sum of what the rows weigh.
+    ``problem`` says what is wrong with a column that says how rows are used.
     """
 
     features: pd.DataFrame
@@ -46,6 +48,8 @@ class Said:
     training: int
     nulls: int
     digest: str
+    weight: float = 0.0
+    problem: ComputeError | None = None
 
     def baseline(self, target: Target) -> dict[str, Any]:
         """Return the guess without a model: the mean of the training target, or the classes' shares."""
@@ -54,32 +58,20 @@ class Said:
         return {"prior": [float(self.counts.get(label, 0)) / self.training for label in target.classes]}
 
 
-def mark_block(block: pd.DataFrame, target: str, fraction: float, seed: int) -> pd.DataFrame:
-    """Add the column that says which rows are held back; the block's own content seeds the draw."""
-    import numpy as np
-
-    draw = np.random.default_rng([seed, _checksum(block[target])])
-    return block.assign(**{HELD_OUT: draw.random(len(block)) < fraction})
-
-
-def _checksum(values: pd.Series[Any]) -> int:
-    import numpy as np
-
-    plain = isinstance(values.dtype, np.dtype) and values.dtype != object
-    return zlib.crc32(values.to_numpy().tobytes() if plain else pickle.dumps(values.tolist()))
-
-
 def say_block(
-    block: pd.DataFrame, features: Sequence[str], target: str, *, digest: bool = True
+    block: pd.DataFrame, features: Sequence[str], marks: Marks, weight: str | None = None, *, digest: bool = True
 ) -> dict[str, list[bytes]]:
-    """Return what the block says, as one row; its digest only if asked for."""
+    """Return what a marked block says, as one row; its digest only if asked for."""
     import pandas as pd
 
+    target = marks.target
     there = block[target].notna()
     part = block[there & ~block[HELD_OUT]]
     values = plain_frame(part[[target]])[target]
     counts = values.value_counts()
     amounts = pd.api.types.is_numeric_dtype(values.dtype)
+    weights, problem = _checked(block[there], marks, weight)
+    used = [*features, target, *(name for name in (marks.how.column, weight) if name is not None)]
     said = Said(
         features=_representatives(part[list(features)]),
         target=pd.Series(values.unique()[:_MOST_DISTINCT], name=target, dtype=values.dtype),
@@ -88,9 +80,26 @@ def say_block(
         rows=int(there.sum()),
         training=len(part),
         nulls=int((~there).sum()),
-        digest=_digest(plain_frame(block[[*features, target]])) if digest else "",
+        digest=_digest(plain_frame(block[list(dict.fromkeys(used))])) if digest else "",
+        weight=weights,
+        problem=problem,
     )
     return {"said": [pickle.dumps(said)]}
+
+
+def _checked(part: pd.DataFrame, marks: Marks, weight: str | None) -> tuple[float, ComputeError | None]:
+    """Return what the training rows weigh together, and what is wrong with the columns that say how rows are used.
+
+    Rows that are named are counted within the part of the table that the block is.
+    """
+    try:
+        if marks.how.column is not None:
+            check_by(marks.how, part[marks.how.column])
+        if weight is None:
+            return float((~part[HELD_OUT]).sum()), None
+        return float(read_weights(part[weight])[~part[HELD_OUT].to_numpy()].sum(dtype="float64")), None
+    except ComputeError as error:
+        return 0.0, error
 
 
 def _digest(block: pd.DataFrame) -> str:
@@ -135,6 +144,9 @@ def together(said: Sequence[Said]) -> Said | None:
     import pandas as pd
 
     nulls = sum(item.nulls for item in said)
+    for item in said:
+        if item.problem is not None:
+            raise item.problem
     some = [item for item in said if item.training]
     if not some:
         return None
@@ -148,22 +160,47 @@ def together(said: Sequence[Said]) -> Said | None:
         training=sum(item.training for item in some),
         nulls=nulls,
         digest="sha256:" + hashlib.sha256("".join(sorted(item.digest for item in said)).encode()).hexdigest(),
+        weight=sum(item.weight for item in said),
     )
 
 
-def encode_block(
-    block: pd.DataFrame,
-    signature: Signature,
-    target: Target,
-    *,
-    held_out: bool,
-    dtype: Literal["float32", "float64"] = "float32",
-) -> dict[str, Any]:
-    """Return the rows that have a target, and are held out or not, as the matrix and the target to fit."""
+@dataclass(frozen=True)
+class Encoding:
+    """What must be known to encode rows; how much they weigh by a column, and by their class."""
+
+    signature: Signature
+    target: Target
+    dtype: Literal["float32", "float64"] = "float32"
+    weight: str | None = None
+    class_weights: npt.NDArray[np.float32] | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether some rows count more than others."""
+        return self.weight is not None or self.class_weights is not None
+
+
+def encode_block(block: pd.DataFrame, how: Encoding, *, held_out: bool) -> dict[str, Any]:
+    """Return the rows that have a target, and are held out or not, as arrays: ``matrix`` and ``target``.
+
+    Of rows to fit, also ``weight`` where they have one, and ``watched`` where some are.
+    """
     from registry import encode
 
-    part = block[block[signature.target].notna() & (block[HELD_OUT] == held_out)]
-    return {"matrix": encode(part, signature, dtype=dtype), "target": target.encode(part[signature.target])}
+    part = block[block[how.signature.target].notna() & (block[HELD_OUT] == held_out)]
+    truth = how.target.encode(part[how.signature.target])
+    encoded = {"matrix": encode(part, how.signature, dtype=how.dtype), "target": truth}
+    if held_out:
+        return encoded
+    weights = None if how.weight is None else read_weights(part[how.weight])
+    if how.class_weights is not None:
+        by_class = how.class_weights[truth.astype("int64")]
+        weights = by_class if weights is None else by_class * weights
+    if weights is not None:
+        encoded["weight"] = weights
+    if WATCHED in part:
+        encoded["watched"] = part[WATCHED].to_numpy()
+    return encoded
 
 
 def score_block(

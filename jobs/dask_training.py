@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import functools
 import warnings
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import TaskFailed
-from jobs.blocks import encode_block, mark_block, say_block, score_block, thin_block
+from jobs.blocks import Encoding, encode_block, say_block, score_block, thin_block
 from jobs.dask_table import DaskTable
-from jobs.distributed import blocks_lineage, learn
+from jobs.distributed import judged, learn, marks_of, marks_since
 from jobs.fitting import Fitted
-from jobs.metrics import measure
+from jobs.marks import mark_block, times_of
 from jobs.planner import Plan
 from jobs.preparing import Clock
-from jobs.profile import MOST_ROWS, profile_of
-from jobs.report import describe, importances
+from jobs.profile import MOST_ROWS
 from jobs.request import Request
-from jobs.residuals import residuals
+from jobs.shard import Batch, split_batch
 
 if TYPE_CHECKING:
     from jobs.families import Problem
@@ -33,18 +31,20 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
     import numpy as np
 
     client = table.client
-    parts = client.compute(table.frame[[*request.features, request.target]].to_delayed())
-    mark = functools.partial(mark_block, target=request.target, fraction=request.fraction, seed=request.seed)
-    marked = client.map(mark, parts, pure=False)
+    parts = client.compute(table.frame[request.columns].to_delayed())
+    marks = marks_of(request)
+    if request.how.kind == "time":
+        marks = marks_since(marks, client.gather(client.map(times_of, parts, marks=marks, pure=False)))
+    marked = client.map(functools.partial(mark_block, marks=marks), parts, pure=False)
     del parts
-    say = functools.partial(say_block, features=request.features, target=request.target)
+    say = functools.partial(say_block, features=request.features, marks=marks, weight=request.weight)
     learnt = learn(
         [one["said"][0] for one in client.gather(client.map(say, marked, pure=False))], request, plan.threads
     )
-    said, signature, target, problem = learnt.said, learnt.signature, learnt.target, learnt.problem
+    problem = learnt.problem
     clock.lap("read")
 
-    encode = functools.partial(encode_block, signature=signature, target=target)
+    encode = functools.partial(encode_block, how=learnt.encoding)
     training = client.map(functools.partial(encode, held_out=False), marked, pure=False)
     held_out = client.map(functools.partial(encode, held_out=True), marked, pure=False)
     del marked
@@ -53,9 +53,13 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
     training = [part for part, count in zip(training, rows, strict=True) if count]
     clock.lap("prepare")
 
-    fit = _fit_xgboost if request.family.model_type == "xgboost" else _fit_lightgbm
+    batches = client.map(split_batch, training, pure=False)
+    del training
     try:
-        model = fit(client, training, problem)
+        if request.family.model_type == "xgboost":
+            model = _fit_xgboost(client, batches, problem, learnt.encoding, request.patience)
+        else:
+            model = _fit_lightgbm(client, batches, problem, learnt.encoding)
     except Exception as error:
         raise TaskFailed(
             f"the distributed training of the {request.family.model_type} model failed: {error}",
@@ -66,28 +70,12 @@ def fit_over_dask(request: Request, table: DaskTable, plan: Plan, clock: Clock) 
     shared = client.scatter(model, broadcast=True, hash=False)
     score = functools.partial(_score, model_type=request.family.model_type, problem=problem)
     scored = [part for part in client.gather(client.map(score, held_out, model=shared, pure=False)) if part is not None]
-    truth = np.concatenate([part["truth"] for part in scored])
-    baseline = said.baseline(target)
-    predicted = np.concatenate([part["predicted"] for part in scored])
-    metrics = measure(truth, predicted, baseline)
-    report = describe(truth, predicted, metrics, target, request.seed)
-    report["importances"] = importances(request.family, model, problem, np.empty((0, len(problem.columns))))
-    clock.lap("evaluate")
+    truth, predicted = (np.concatenate([part[name] for part in scored]) for name in ("truth", "predicted"))
     thin = functools.partial(thin_block, step=-(-len(truth) // MOST_ROWS))
     sample = np.concatenate([part["matrix"] for part in client.gather(client.map(thin, held_out, pure=False))])
-    return Fitted(
-        model=model,
-        signature=signature,
-        target=target,
-        metrics=metrics,
-        baseline=baseline,
-        rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
-        left_out=learnt.left_out,
-        residuals=residuals(truth, predicted, classes=target.classes is not None),
-        data=blocks_lineage(request, said.digest),
-        report=report,
-        profile=profile_of(sample, signature),
-    )
+    fitted = judged(request, learnt, model, truth, predicted, sample)
+    clock.lap("evaluate")
+    return fitted
 
 
 def _rows(encoded: dict[str, Any]) -> int:
@@ -99,36 +87,52 @@ def _score(encoded: dict[str, Any], model: Any, model_type: str, problem: Proble
     return score_block(encoded, model, model_type, problem) if len(encoded["target"]) else None
 
 
-def _array(parts: list[Any], name: str, columns: int | None) -> Any:
-    """Return one part of what was encoded as a Dask array, made of the futures."""
+def _arrays(parts: list[Any], which: int, problem: Problem, how: Encoding) -> tuple[Any, Any, Any]:
+    """Return matrix, target and weight as Dask arrays made of the futures: of the rows to fit (0), or to watch (1)."""
     import dask.array
     import numpy as np
     from dask.delayed import delayed
 
     array: Any = dask.array
-    shape = (np.nan,) if columns is None else (np.nan, columns)
-    take: Any = delayed(itemgetter(name), pure=True)
-    chunks = [array.from_delayed(take(part), shape=shape, dtype="float32") for part in parts]
-    return array.concatenate(chunks, allow_unknown_chunksizes=True)
+
+    def joined(place: int, shape: tuple[float, ...], dtype: str) -> Any:
+        take: Any = delayed(_taken, pure=True)
+        chunks = [array.from_delayed(take(part, which, place), shape=shape, dtype=dtype) for part in parts]
+        return array.concatenate(chunks, allow_unknown_chunksizes=True)
+
+    matrix = joined(0, (np.nan, len(problem.columns)), how.dtype)
+    return matrix, joined(1, (np.nan,), "float32"), joined(2, (np.nan,), "float32") if how.weighs else None
 
 
-def _fit_xgboost(client: Any, parts: list[Any], problem: Problem) -> Any:
+def _taken(batches: tuple[Batch, Batch | None], which: int, place: int) -> Any:
+    batch = batches[which]
+    assert batch is not None, "only what is there is asked for"
+    return batch[place]
+
+
+def _fit_xgboost(client: Any, parts: list[Any], problem: Problem, how: Encoding, patience: int | None) -> Any:
     from xgboost import dask as xgboost_dask
 
-    from jobs.family_xgboost import booster_params, matrix_options
+    from jobs.family_xgboost import booster_params, matrix_options, whole
 
     rounds, params = booster_params(problem)
-    data = xgboost_dask.DaskQuantileDMatrix(
-        client,
-        _array(parts, "matrix", len(problem.columns)),
-        _array(parts, "target", None),
-        max_bin=params.get("max_bin"),
-        **matrix_options(problem),
-    )
-    return xgboost_dask.train(client, params, data, num_boost_round=rounds)["booster"]
+    options = {"max_bin": params.get("max_bin"), **matrix_options(problem)}
+
+    def matrix(which: int, ref: Any = None) -> Any:
+        values, target, weight = _arrays(parts, which, problem, how)
+        return xgboost_dask.DaskQuantileDMatrix(client, values, target, weight=weight, ref=ref, **options)
+
+    data = matrix(0)
+    if patience is None:
+        return xgboost_dask.train(client, params, data, num_boost_round=rounds)["booster"]
+    watched = [(matrix(1, data), "watched")]
+    booster: Any = xgboost_dask.train(
+        client, params, data, num_boost_round=rounds, evals=watched, early_stopping_rounds=patience, verbose_eval=False
+    )["booster"]
+    return whole(booster)
 
 
-def _fit_lightgbm(client: Any, parts: list[Any], problem: Problem) -> Any:
+def _fit_lightgbm(client: Any, parts: list[Any], problem: Problem, how: Encoding) -> Any:
     import lightgbm
     from lightgbm.basic import _ConfigAliases
 
@@ -144,9 +148,9 @@ def _fit_lightgbm(client: Any, parts: list[Any], problem: Problem) -> Any:
         for alias in _ConfigAliases.get(name) & params.keys():
             params[name] = params.pop(alias)
     model = make(n_estimators=rounds, client=client, **params)
-    options = dataset_options(problem)
+    values, target, weight = _arrays(parts, 0, problem, how)
     with warnings.catch_warnings():
         # Of the estimator's own default, whatever is given.
         warnings.filterwarnings("ignore", "Parameter n_jobs will be ignored")
-        model.fit(_array(parts, "matrix", len(problem.columns)), _array(parts, "target", None), **options)
+        model.fit(values, target, sample_weight=weight, **dataset_options(problem))
     return model.booster_

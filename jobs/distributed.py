@@ -15,14 +15,16 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from compute import Config
 from compute.errors import DataError, TaskFailed
-from jobs.blocks import Said, encode_block, mark_block, say_block, score_block, thin_block, together
+from jobs.blocks import Encoding, Said, encode_block, say_block, score_block, thin_block, together
 from jobs.files import local_path, storage_options
-from jobs.fitting import Fitted
+from jobs.fitting import Fitted, check_weight, errors_of
+from jobs.marks import Marks, mark_block, since, times_of
 from jobs.metrics import measure
 from jobs.planner import Plan
 from jobs.preparing import Clock, usable_features
@@ -30,16 +32,20 @@ from jobs.profile import MOST_ROWS, profile_of
 from jobs.ray_dataset import as_dataset
 from jobs.report import describe, importances
 from jobs.request import Request, problem_of
-from jobs.residuals import residuals
-from jobs.shard import DiskShard, booster_bytes, booster_from, fit_shard
+from jobs.shard import DiskShard, Watched, booster_bytes, booster_from, fit_shard, split_batch
 from jobs.split import check_rows
-from jobs.targets import Target, find_target, nulls_in_target
+from jobs.targets import find_target, nulls_in_target
+from jobs.validation import no_classes
+from jobs.weights import class_weights
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
 
     from jobs.families import Problem
+    from jobs.marks import Times
+    from jobs.targets import Target
     from registry import Signature
 
 logger = logging.getLogger(__name__)
@@ -56,19 +62,23 @@ _SCORED_HERE = 256 * 2**20
 
 def fit_over_cluster(request: Request, plan: Plan, clock: Clock, config: Config) -> Fitted:
     """Train with as many workers as planned; what fails goes on from the last checkpoint."""
-    import numpy as np
-
-    columns = [*request.features, request.target]
-    raw = as_dataset(request.table, columns, plan.workers * _BLOCKS_A_WORKER)
-    mark = functools.partial(mark_block, target=request.target, fraction=request.fraction, seed=request.seed)
+    raw = as_dataset(request.table, request.columns, plan.workers * _BLOCKS_A_WORKER)
+    marks = marks_of(request)
+    if request.how.kind == "time":
+        raw = raw.materialize()  # it is read once
+        times = functools.partial(_times_row, marks=marks)
+        told = raw.map_batches(times, batch_format="pandas", batch_size=None).take_all()
+        marks = marks_since(marks, [pickle.loads(row["times"]) for row in told])  # noqa: S301  (from our own workers)
+    mark = functools.partial(mark_block, marks=marks)
     marked = raw.map_batches(mark, batch_format="pandas", batch_size=None).materialize()
-    say = functools.partial(say_block, features=request.features, target=request.target)
+    del raw
+    say = functools.partial(say_block, features=request.features, marks=marks, weight=request.weight)
     rows = marked.map_batches(say, batch_format="pandas", batch_size=None).take_all()
     learnt = learn([row["said"] for row in rows], request, plan.threads)
-    said, signature, target, problem = learnt.said, learnt.signature, learnt.target, learnt.problem
+    problem = learnt.problem
     clock.lap("read")
 
-    encode = functools.partial(encode_block, signature=signature, target=target, dtype=request.family.dtype)
+    encode = functools.partial(encode_block, how=learnt.encoding)
     training = marked.map_batches(functools.partial(encode, held_out=False), batch_format="pandas", batch_size=None)
     # Now, while workers are warm: Ray Train leaves none idle.
     held_out = marked.map_batches(functools.partial(encode, held_out=True), batch_format="pandas", batch_size=None)
@@ -79,23 +89,55 @@ def fit_over_cluster(request: Request, plan: Plan, clock: Clock, config: Config)
     clock.lap("fit")
 
     truth, predicted = _score(held_out, model, problem, request)
+    fitted = judged(request, learnt, model, truth, predicted, _sample(held_out, len(truth)))
+    clock.lap("evaluate")
+    return fitted
+
+
+def marks_of(request: Request) -> Marks:
+    """Return which rows are held back, and watched; of times it is not known yet from which one on."""
+    return Marks(replace(request.how, fraction=request.fraction, seed=request.seed), request.target,
+                 watch=request.patience is not None)  # fmt: skip
+
+
+def marks_since(marks: Marks, told: Sequence[Times]) -> Marks:
+    """Fill in from which times on rows are held back, and watched, by what the blocks tell of theirs."""
+    held, watched = since(told, marks)
+    return replace(marks, since=held, watched_since=watched)
+
+
+def _times_row(block: pd.DataFrame, marks: Marks) -> dict[str, list[bytes]]:
+    return {"times": [pickle.dumps(times_of(block, marks))]}
+
+
+def judged(
+    request: Request,
+    learnt: Learnt,
+    model: Any,
+    truth: npt.NDArray[Any],
+    predicted: npt.NDArray[Any],
+    sample: npt.NDArray[Any],
+) -> Fitted:
+    """Return what training gives, by the truth and the prediction of the rows held back, and a sample of them."""
+    import numpy as np
+
+    said, target, problem = learnt.said, learnt.target, learnt.problem
     baseline = said.baseline(target)
     metrics = measure(truth, predicted, baseline)
     report = describe(truth, predicted, metrics, target, request.seed)
     report["importances"] = importances(request.family, model, problem, np.empty((0, len(problem.columns))))
-    clock.lap("evaluate")
     return Fitted(
         model=model,
-        signature=signature,
+        signature=learnt.signature,
         target=target,
         metrics=metrics,
         baseline=baseline,
         rows={"training_rows": said.training, "validation_rows": len(truth), "dropped_rows": said.nulls},
         left_out=learnt.left_out,
-        residuals=residuals(truth, predicted, classes=target.classes is not None),
+        residuals=errors_of(truth, predicted, target),
         data=blocks_lineage(request, said.digest),
         report=report,
-        profile=_profile(held_out, len(truth), signature),
+        profile=profile_of(sample, learnt.signature),
     )
 
 
@@ -104,28 +146,63 @@ class Learnt:
     """What the blocks' sayings come to: all that must be known to encode and to fit."""
 
     said: Said
-    target: Target
-    signature: Signature
+    encoding: Encoding
     problem: Problem
     left_out: dict[str, str]
 
+    @property
+    def target(self) -> Target:
+        """What is learnt."""
+        return self.encoding.target
 
-def learn(sayings: Sequence[bytes], request: Request, threads: int) -> Learnt:
+    @property
+    def signature(self) -> Signature:
+        """Of the model."""
+        return self.encoding.signature
+
+
+def learn(told: Sequence[bytes], request: Request, threads: int) -> Learnt:
     """Make the signature and the problem from what `say_block` said of each block."""
+    import numpy as np
+
     from registry import capture_signature
 
-    said = together([pickle.loads(saying) for saying in sayings])  # noqa: S301  (our own, from our own workers)
+    sayings = [pickle.loads(saying) for saying in told]  # noqa: S301  (our own, from our own workers)
+    said = together(sayings)
     if said is None:
+        if rows := sum(saying.rows for saying in sayings):
+            raise _one_side(rows, "held back", request)
         raise DataError(f"{request.table.source} has no rows with a target", hint="Check the target column.")
     if said.nulls and not request.drop_null_target:
         raise nulls_in_target(request.target, said.nulls, said.rows + said.nulls, [])
     check_rows(said.rows, request.table.source)
+    if said.training == said.rows:
+        raise _one_side(said.rows, "left to train on", request)
+    check_weight(said.weight, request)
     target = find_target(said.target, request.task)
+    if request.how.kind == "stratified" and target.classes is None:
+        raise no_classes()
     features, left_out = usable_features(said.features, request, said.training)
     signature = capture_signature(
         said.features[list(features)], target=request.target, target_values=said.target, task=target.task
     )
-    return Learnt(said, target, signature, problem_of(signature, target, request, threads), left_out)
+    each = None
+    if request.class_weight is not None:
+        counts = np.array([said.counts.get(label, 0) for label in target.classes or ()])
+        each = class_weights(request.class_weight, target, counts)
+    encoding = Encoding(signature, target, request.family.dtype, request.weight, each)
+    return Learnt(said, encoding, problem_of(signature, target, request, threads), left_out)
+
+
+def _one_side(rows: int, side: str, request: Request) -> DataError:
+    """Return what is wrong with a draw that put all rows on one side: each row or group is drawn by itself."""
+    how = request.how
+    column = f" of {how.column!r}" if how.column is not None else ""
+    return DataError(
+        f"all {rows:,} rows are {side}: each {how.kind if how.column else 'row'}{column} is drawn by itself",
+        hint="distribute_data=False holds back just the share that was asked for; or give another seed.",
+        context={"column": how.column, "validation_fraction": request.fraction},
+    )
 
 
 def _score(
@@ -144,15 +221,15 @@ def _score(
     return np.concatenate([part["truth"] for part in parts]), np.concatenate([part["predicted"] for part in parts])
 
 
-def _profile(held_out: Any, rows: int, signature: Signature) -> dict[str, Any]:
-    """Describe the rows held back, or an even part of them."""
+def _sample(held_out: Any, rows: int) -> npt.NDArray[Any]:
+    """Return the rows held back, or an even part of them."""
     import numpy as np
 
     thin = functools.partial(thin_block, step=-(-rows // MOST_ROWS))
     # A few are thinned here; tasks would first import the libraries in every worker.
     small = held_out if rows <= MOST_ROWS else held_out.map_batches(thin, batch_format="numpy", batch_size=None)
     parts = [part["matrix"] for part in small.iter_batches(batch_format="numpy", batch_size=None)]
-    return profile_of(np.concatenate(parts), signature)
+    return np.concatenate(parts)
 
 
 def blocks_lineage(request: Request, digest: str) -> dict[str, Any]:
@@ -172,7 +249,12 @@ def _fit(request: Request, training: Any, problem: Problem, plan: Plan, config: 
     every = max(1, request.family.rounds(request.params) // _CHECKPOINTS)
     with _run_folder(config) as (path, filesystem):
         options: dict[str, Any] = {
-            "train_loop_config": {"problem": problem, "every": every, "on_disk": plan.on_disk},
+            "train_loop_config": {
+                "problem": problem,
+                "every": every,
+                "on_disk": plan.on_disk,
+                "patience": request.patience,
+            },
             "datasets": {"train": training},
             "scaling_config": ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.cpus}),
             "run_config": RunConfig(
@@ -224,15 +306,18 @@ def _run_folder(config: Config) -> Iterator[tuple[str, Any]]:
             store.rm(path, recursive=True)
 
 
-def _batches(settings: dict[str, Any], folder: str) -> Any:
-    """Take this worker's rows, encoded: in memory, or on this node's disk."""
+def _batches(settings: dict[str, Any], folder: str) -> tuple[Any, Watched | None]:
+    """Take this worker's rows to fit, and to watch, encoded: in memory, or on this node's disk."""
     import ray.train
 
     shard = ray.train.get_dataset_shard("train")
-    batches = (
-        (batch["matrix"], batch["target"]) for batch in shard.iter_batches(batch_format="numpy", batch_size=_PULL)
-    )
-    return DiskShard(batches, folder) if settings["on_disk"] else list(batches)
+    parts: list[Any] = [DiskShard(Path(folder) / name) if settings["on_disk"] else [] for name in ("fit", "watched")]
+    for encoded in shard.iter_batches(batch_format="numpy", batch_size=_PULL):
+        for part, batch in zip(parts, split_batch(encoded), strict=True):
+            if batch is not None:
+                part.append(batch)
+    patience = settings["patience"]
+    return parts[0], None if patience is None else Watched(parts[1], patience)
 
 
 def _start(callback: Any) -> Any:
@@ -268,6 +353,9 @@ def _worker(model_type: str, settings: dict[str, Any], callback: Any, network: d
 
     checkpoints = [Checkpoints(frequency=settings["every"], checkpoint_at_end=False)]
     with tempfile.TemporaryDirectory(prefix="shard-") as folder:
-        shard, start = _batches(settings, folder), _start(callback)
-        booster = fit_shard(model_type, shard, settings["problem"], start=start, network=network, callbacks=checkpoints)
+        (shard, watched), start = _batches(settings, folder), _start(callback)
+        booster = fit_shard(
+            model_type, shard, settings["problem"],
+            watched=watched, start=start, network=network, callbacks=checkpoints,
+        )  # fmt: skip
     return booster_bytes(model_type, booster) if ray.train.get_context().get_world_rank() == 0 else None

@@ -127,16 +127,17 @@ def fit(
     watched: dict[str, Any] = {}
     if watch is not None:
         seen = xgboost.QuantileDMatrix(watch.matrix, label=watch.truth, weight=watch.weights, ref=data, **options)
-        watched = {"evals": [(seen, "watched")], "verbose_eval": False, "callbacks": [_stopper(watch)]}
+        watched = {"evals": [(seen, "watched")], "verbose_eval": False, "callbacks": [stopper(watch)]}
     try:
-        return xgboost.train(params, data, rounds, xgb_model=_whole(start), **watched)
+        return xgboost.train(params, data, rounds, xgb_model=whole(start), **watched)
     except xgboost.core.XGBoostError as error:
         raise InvalidField(
             f"XGBoost refused the parameters: {str(error).partition('Stack trace')[0].strip()}"
         ) from error
 
 
-def _stopper(watch: Watch) -> Any:
+def stopper(watch: Watch) -> Any:
+    """Return a callback that stops when the watched rows have got no better for long enough."""
     import xgboost
 
     class Stopper(xgboost.callback.TrainingCallback):  # type: ignore[misc,unused-ignore]
@@ -149,8 +150,8 @@ def _stopper(watch: Watch) -> Any:
     return Stopper()
 
 
-def _whole(start: Any) -> Any:
-    """Return a model to go on from: of one that was stopped early elsewhere, the rounds that it predicts with."""
+def whole(start: Any) -> Any:
+    """Return the rounds that a model predicts with, where it was stopped early by the library itself."""
     if start is None or start.attr("best_iteration") is None:
         return start
     cut = start[: int(start.attr("best_iteration")) + 1]

@@ -97,10 +97,10 @@ def cross_validate(rows: Rows, request: Request, plan: Plan) -> tuple[dict[str, 
     report = describe(truth, predicted, means, rows.target, request.seed)
     del report["intervals"]  # the spread over the folds says how sure the means are
     told = {"folds": len(measured), "rows": len(truth), "mean": means, "std": spread}
-    return means, {"cross_validation": told, **report}, _errors(truth, predicted, rows.target)
+    return means, {"cross_validation": told, **report}, errors_of(truth, predicted, rows.target)
 
 
-def _errors(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], target: Target) -> dict[str, Any]:
+def errors_of(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], target: Target) -> dict[str, Any]:
     """Return the errors of rows held back, less those of a class that no training row has."""
     known = truth >= 0 if target.classes is not None else slice(None)
     return residuals(truth[known], predicted[known], classes=target.classes is not None)
@@ -141,23 +141,33 @@ def learn_rows(
 
 def weights_of(prepared: Prepared, request: Request) -> npt.NDArray[Any] | None:
     """Return how much each row counts: by its column, and by its class."""
+    import numpy as np
+
     weights, truth = prepared.weights, prepared.truth
     if request.class_weight is None:
         return weights
-    each = class_weights(request.class_weight, prepared.target, truth[~prepared.validation])
+    classes = prepared.target.classes or ()
+    counts = np.bincount(truth[~prepared.validation].astype("int64"), minlength=len(classes)) if classes else truth
+    each = class_weights(request.class_weight, prepared.target, counts)
     by_class: npt.NDArray[Any] = each[truth.astype("int64")]
     return by_class if weights is None else by_class * weights
 
 
-def _check_fitted(truth: npt.NDArray[Any], weights: npt.NDArray[Any] | None, target: Target, request: Request) -> None:
-    import numpy as np
-
-    if weights is not None and not float(weights.sum()) > 0:
+def check_weight(total: float, request: Request) -> None:
+    """Refuse weights of which nothing is left."""
+    if not total > 0:
         raise ColumnInvalid(
             f"all training rows have the weight 0 in {request.weight!r}",
             hint="Choose another weight_col.",
             context={"column": request.weight},
         )
+
+
+def _check_fitted(truth: npt.NDArray[Any], weights: npt.NDArray[Any] | None, target: Target, request: Request) -> None:
+    import numpy as np
+
+    if weights is not None:
+        check_weight(float(weights.sum()), request)
     if target.classes is None or request.parent is not None:
         return
     counts = np.bincount(truth.astype("int64"), minlength=len(target.classes))
@@ -208,7 +218,7 @@ def fit_prepared(
         predicted = family.score(model, held, problem)
         metrics = measure(known, predicted, baseline)
         report = describe(known, predicted, metrics, target, request.seed)
-        errors = _errors(known, predicted, target)
+        errors = errors_of(known, predicted, target)
         parts["validation"] = (held, known)
     curve = training_curve(family, model, problem, parts, baseline)
     if curve is not None:

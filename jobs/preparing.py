@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from compute.errors import ColumnInvalid
 from jobs.columns import listing
 from jobs.continuing import check_classes
+from jobs.marks import WATCHED_SHARE
 from jobs.progress import report
 from jobs.request import Request
 from jobs.split import check_rows
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 _APART = 0.5
 _ALWAYS_FEW = 100
 _MOST_CATEGORIES = 10_000
-# Of the training rows, what is watched for early stopping: rows held back for validation would flatter the metrics.
-_WATCHED = 0.1
 
 
 class Clock:
@@ -166,7 +165,7 @@ def encode_rows(rows: Rows, validation: npt.NDArray[np.bool_], request: Request)
     if request.patience is not None:
         watched = np.zeros(len(validation), dtype=bool)
         inner = rows.take(~validation)
-        how = replace(request.how, fraction=_WATCHED, seed=request.seed + 1)
+        how = replace(request.how, fraction=WATCHED_SHARE, seed=request.seed + 1)
         places = truth[~validation] if target.classes is not None else None
         watched[~validation] = held_back(how, places, inner.by, len(inner.truth))
     matrix = encode(frame, signature, dtype=request.family.dtype)

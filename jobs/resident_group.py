@@ -20,29 +20,25 @@ from typing import TYPE_CHECKING, Any
 from compute import Config
 from compute.errors import TaskFailed, TaskTimeout, WorkerLost
 from jobs import warm_pool
-from jobs.blocks import HELD_OUT, encode_block, mark_block, say_block, score_block, thin_block
-from jobs.distributed import blocks_lineage, learn
+from jobs.blocks import Encoding, encode_block, say_block, score_block, thin_block
+from jobs.distributed import judged, learn, marks_of, marks_since
 from jobs.fitting import Fitted
-from jobs.metrics import measure
+from jobs.marks import Marks, Times, mark_block, times_of, to_fit
 from jobs.node import cores
 from jobs.planner import Plan
 from jobs.preparing import Clock
-from jobs.profile import MOST_ROWS, profile_of
+from jobs.profile import MOST_ROWS
 from jobs.ray_dataset import DatasetTable
-from jobs.report import describe, importances
 from jobs.request import Request
-from jobs.residuals import residuals
 from jobs.row_range import shares
-from jobs.shard import booster_bytes, booster_from, fit_shard
+from jobs.shard import Watched, booster_bytes, booster_from, fit_shard, split_batch
 from jobs.warm_pool import Member
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jobs.families import Dtype, Matrix, Problem
+    from jobs.families import Matrix, Problem
     from jobs.tables import Table
-    from jobs.targets import Target
-    from registry import Signature
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +85,9 @@ class _Lesson:
     """What every worker must know to fit and to score; of the rows held back it shows at most so many."""
 
     model_type: str
-    signature: Signature
-    target: Target
+    encoding: Encoding
     problem: Problem
-    dtype: Dtype
+    patience: int | None
     shown: int
 
 
@@ -114,17 +109,18 @@ class _Run:
         request, clock = self._request, self._clock
         # What came in memory has no file to be told by.
         digest = not request.table.lineage().get("files")
-        columns = {"features": request.features, "target": request.target}
-        options = {**columns, "fraction": request.fraction, "seed": request.seed, "digest": digest}
-        read = self._each([(_read, part, options) for part in self._parts])
+        marks = marks_of(request)
+        if request.how.kind == "time":
+            told = self._each([(_read_times, part, request.columns, marks) for part in self._parts])
+            marks = marks_since(marks, told)
+        options = {"columns": request.columns, "features": request.features, "weight": request.weight, "digest": digest}
+        read = self._each([(_read, part, options, marks) for part in self._parts])
         clock.lap("read")
         learnt = learn([saying for saying, _, _ in read], request, self._plan.threads)
-        family, shown = request.family, MOST_ROWS // len(read)
-        lesson = _Lesson(
-            family.model_type, learnt.signature, learnt.target, learnt.problem, family.dtype, shown
-        )  # fmt: skip
+        shown = MOST_ROWS // len(read)
+        lesson = _Lesson(request.family.model_type, learnt.encoding, learnt.problem, request.patience, shown)
         # A library's worker cannot do without rows.
-        fitting = [index for index, (_, _, training) in enumerate(read) if training]
+        fitting = [index for index, (_, _, rows) in enumerate(read) if rows]
         network = self._network(request.family.model_type, fitting, [address for _, address, _ in read])
         clock.lap("prepare")
         chosen = [self._members[index].node for index in fitting]
@@ -137,28 +133,9 @@ class _Run:
 
         model = booster_from(request.family.model_type, data)
         truth, predicted, sample = (np.concatenate([part[place] for part in done]) for place in (1, 2, 3))
-        baseline = learnt.said.baseline(learnt.target)
-        metrics = measure(truth, predicted, baseline)
-        report = describe(truth, predicted, metrics, learnt.target, request.seed)
-        report["importances"] = importances(request.family, model, learnt.problem, sample[:0])
+        fitted = judged(request, learnt, model, truth, predicted, sample)
         clock.lap("evaluate")
-        return Fitted(
-            model=model,
-            signature=learnt.signature,
-            target=learnt.target,
-            metrics=metrics,
-            baseline=baseline,
-            rows={
-                "training_rows": learnt.said.training,
-                "validation_rows": len(truth),
-                "dropped_rows": learnt.said.nulls,
-            },
-            left_out=learnt.left_out,
-            residuals=residuals(truth, predicted, classes=learnt.target.classes is not None),
-            data=blocks_lineage(request, learnt.said.digest),
-            report=report,
-            profile=profile_of(sample, learnt.signature),
-        )
+        return fitted
 
     def _network(
         self, model_type: str, fitting: Sequence[int], addresses: Sequence[tuple[str, int]]
@@ -215,18 +192,26 @@ def _shares(table: Table, count: int) -> list[Any]:
     return table.shares(count) if isinstance(table, DatasetTable) else shares(table, count)
 
 
-def _read(state: dict[str, Any], part: Table, options: Mapping[str, Any]) -> tuple[bytes, tuple[str, int], int]:
-    """Read a share, once; return what it says, where others can reach this worker, and its number of training rows."""
+def _read_times(state: dict[str, Any], part: Table, columns: Sequence[str], marks: Marks) -> Times:
+    """Read a share, and return what it says of its times."""
+    state["block"] = part.read(columns)
+    return times_of(state["block"], marks)
+
+
+def _read(
+    state: dict[str, Any], part: Table, options: Mapping[str, Any], marks: Marks
+) -> tuple[bytes, tuple[str, int], int]:
+    """Read a share, once; return what it says, where others can reach this worker, and its number of rows to fit."""
     import ray
 
-    features, target = options["features"], options["target"]
-    marked = mark_block(part.read([*features, target]), target, options["fraction"], options["seed"])
+    block = state.pop("block") if "block" in state else part.read(options["columns"])
+    marked = mark_block(block, marks)
     state["marked"] = marked
-    said = say_block(marked, features, target, digest=options["digest"])["said"][0]
+    said = say_block(marked, options["features"], marks, options["weight"], digest=options["digest"])["said"][0]
     address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # ray does not type it
     with socket.socket() as probe:
         probe.bind((address, 0))
-        return said, (address, probe.getsockname()[1]), int((~marked[HELD_OUT] & marked[target].notna()).sum())
+        return said, (address, probe.getsockname()[1]), to_fit(marked, marks)
 
 
 def _open_tracker(state: dict[str, Any], count: int, host: str) -> dict[str, Any]:
@@ -254,15 +239,17 @@ def _fit(
     training = _encode(marked, lesson, held_out=False)
     held = _encode(marked, lesson, held_out=True)
     del marked
-    shard = [(training.pop("matrix"), training.pop("target"))]
+    fitted, seen = split_batch(training)
+    del training
+    shard, watched = [fitted], None if seen is None or lesson.patience is None else Watched([seen], lesson.patience)
     if model_type == "xgboost" and network:
         from xgboost.collective import CommunicatorContext
 
         with CommunicatorContext(**network):
-            booster = fit_shard(model_type, shard, problem)
+            booster = fit_shard(model_type, shard, problem, watched=watched)
         first = network["dmlc_task_id"] == f"{0:06}"
     else:
-        booster = fit_shard(model_type, shard, problem, network=network)
+        booster = fit_shard(model_type, shard, problem, watched=watched, network=network)
         first = not network or network["machines"].split(",")[0].endswith(f":{network['local_listen_port']}")
     return booster_bytes(model_type, booster) if first else None, *_scored(held, booster, lesson)
 
@@ -274,7 +261,7 @@ def _score(state: dict[str, Any], lesson: _Lesson, model: bytes) -> tuple[None, 
 
 
 def _encode(marked: pd.DataFrame, lesson: _Lesson, *, held_out: bool) -> dict[str, Any]:
-    return encode_block(marked, lesson.signature, lesson.target, held_out=held_out, dtype=lesson.dtype)
+    return encode_block(marked, lesson.encoding, held_out=held_out)
 
 
 def _scored(held: dict[str, Any], model: Any, lesson: _Lesson) -> tuple[Matrix, Matrix, Matrix]:

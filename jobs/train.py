@@ -103,7 +103,8 @@ def train_model(
     validation : {"random", "stratified", "group", "time"}, optional
         How rows are held back: by default class by class where there are classes, else at random.
     group_col : str, optional
-        Hold back whole groups: no patient, shop or device is on both sides.
+        Hold back whole groups: no patient, shop or device is on both sides. Over a cluster each group is drawn by
+        itself, and of few groups the share that is held back is only near the one that was asked for.
     time_col : str, optional
         Hold back the latest rows. Neither this column nor ``group_col`` is learnt from, unless ``features`` names it.
     cross_validation : int, optional
@@ -118,7 +119,8 @@ def train_model(
         where it may only fall. All model types but linear ones.
     early_stopping : int, optional
         Stop when a tenth of the training rows, which is then not fitted, has not been predicted better for so many
-        rounds, and keep the best rounds. The rows held back for validation have no part in it. Boosters.
+        rounds, and keep the best rounds. The rows held back for validation have no part in it. Boosters; over a
+        cluster XGBoost.
     checkpoint_every : int, optional
         Keep the model in the object store after every so many rounds; when the process dies, the same call goes on
         from there, to the same model. xgboost and lightgbm.

@@ -87,16 +87,21 @@ def here_only(request: Request, distribute: bool | None, engine: str | None) -> 
     """
     how = request.how
     asked = {
-        "validation": how.kind == "stratified",
-        "group_col": how.kind == "group",
-        "time_col": how.kind == "time",
         "cross_validation": how.folds is not None,
-        "weight_col": request.weight is not None,
-        "class_weight": request.class_weight is not None,
-        "early_stopping": request.patience is not None,
+        # The workers of LightGBM do not reckon a metric together.
+        "early_stopping": request.patience is not None and request.family.model_type != "xgboost",
         "checkpoint_every": request.every is not None,
         "continue_from": request.parent is not None,
     }
+    if engine is not None:
+        asked |= {
+            "validation": how.kind == "stratified",
+            "group_col": how.kind == "group",
+            "time_col": how.kind == "time",
+            "weight_col": request.weight is not None,
+            "class_weight": request.class_weight is not None,
+            "early_stopping": request.patience is not None,
+        }
     option = next((name for name, given in asked.items() if given), None)
     if option is None:
         return None

@@ -120,12 +120,17 @@ def held_back(how: Validation, places: npt.NDArray[Any] | None, by: pd.Series[An
         chosen[order[:taken]] = True
         return cast("Mask", chosen[codes])
     if how.kind == "stratified" and places is None:
-        raise InvalidField(
-            "validation='stratified' goes class by class, and the target holds amounts",
-            hint='Leave it out, or give task="classification" if they are class numbers.',
-            context={"field": "validation"},
-        )
+        raise no_classes()
     return held_out(None if how.kind == "random" else places, rows, how.fraction, how.seed)
+
+
+def no_classes() -> InvalidField:
+    """Return what is wrong with a stratified validation of amounts."""
+    return InvalidField(
+        "validation='stratified' goes class by class, and the target holds amounts",
+        hint='Leave it out, or give task="classification" if they are class numbers.',
+        context={"field": "validation"},
+    )
 
 
 def folds_of(
@@ -194,11 +199,10 @@ def _stretches(counts: npt.NDArray[Any], wanted: int) -> npt.NDArray[np.int64]:
     return cast("npt.NDArray[np.int64]", np.maximum(close, wanted - len(counts) + places))
 
 
-def _codes(how: Validation, by: pd.Series[Any] | None) -> npt.NDArray[np.int64]:
-    """Give numbers to the groups, or the times from the earliest on."""
+def check_by(how: Validation, by: pd.Series[Any]) -> None:
+    """Refuse groups or times of which some are missing, and times that are none."""
     import pandas as pd
 
-    assert by is not None  # its column was read because of it
     empty = by.isna().to_numpy()
     if empty.any():
         raise ColumnInvalid(
@@ -215,6 +219,23 @@ def _codes(how: Validation, by: pd.Series[Any] | None) -> npt.NDArray[np.int64]:
             hint="Convert it: pandas.to_datetime(frame[column]).",
             context={"column": how.column},
         )
+
+
+def one_value(how: Validation) -> DataError:
+    """Return what is wrong with a column that does not tell rows apart."""
+    return DataError(
+        f"the {how.kind} column {how.column!r} has only one value: nothing can be held back",
+        hint="Choose another column, or leave it out.",
+        context={"column": how.column},
+    )
+
+
+def _codes(how: Validation, by: pd.Series[Any] | None) -> npt.NDArray[np.int64]:
+    """Give numbers to the groups, or the times from the earliest on."""
+    import pandas as pd
+
+    assert by is not None  # its column was read because of it
+    check_by(how, by)
     try:
         codes, distinct = pd.factorize(by, sort=how.kind == "time")
     except TypeError as error:
@@ -223,9 +244,5 @@ def _codes(how: Validation, by: pd.Series[Any] | None) -> npt.NDArray[np.int64]:
             context={"column": how.column},
         ) from error
     if len(distinct) < 2:
-        raise DataError(
-            f"the {how.kind} column {how.column!r} has only one value: nothing can be held back",
-            hint="Choose another column, or leave it out.",
-            context={"column": how.column},
-        )
+        raise one_value(how)
     return cast("npt.NDArray[np.int64]", codes.astype("int64"))

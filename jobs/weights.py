@@ -51,7 +51,7 @@ def read_weights(values: pd.Series[Any]) -> Weights:
     return weights.astype("float32")
 
 
-def class_weights(wanted: str | Mapping[Any, float], target: Target, places: npt.NDArray[Any]) -> Weights:
+def class_weights(wanted: str | Mapping[Any, float], target: Target, counts: npt.NDArray[Any]) -> Weights:
     """Return the weight of each class, in the order of the classes.
 
     Parameters
@@ -61,13 +61,13 @@ def class_weights(wanted: str | Mapping[Any, float], target: Target, places: npt
         a class, as it is in the target or as text; those that are not in it weigh 1.
     target : Target
         With the classes.
-    places : ndarray of shape (rows,)
-        The class of each training row.
+    counts : ndarray of shape (classes,)
+        The training rows of each class.
 
     Examples
     --------
     >>> import numpy as np
-    >>> class_weights("balanced", Target("binary", "", ("no", "yes")), np.array([0, 0, 1, 1])).tolist()
+    >>> class_weights("balanced", Target("binary", "", ("no", "yes")), np.array([2, 2])).tolist()
     [1.0, 1.0]
     """
     import numpy as np
@@ -79,8 +79,8 @@ def class_weights(wanted: str | Mapping[Any, float], target: Target, places: npt
             context={"field": "class_weight"},
         )
     if wanted == "balanced":
-        counts = np.bincount(places.astype("int64"), minlength=len(target.classes))
-        return (len(places) / (len(target.classes) * np.maximum(counts, 1))).astype("float32")
+        each: Weights = (counts.sum() / (len(target.classes) * np.maximum(counts, 1))).astype("float32")
+        return each
     if not isinstance(wanted, Mapping):
         raise InvalidField(
             f"class_weight is {wanted!r:.100}",

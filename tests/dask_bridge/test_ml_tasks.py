@@ -15,6 +15,7 @@ from compute import Config
 from compute.config import ComputeSection
 from compute.errors import ColumnMissing, DataError, InvalidField
 from dask_bridge import get_ml_tasks
+from registry import get_model_registry
 
 ROWS = 4_000
 
@@ -113,6 +114,32 @@ def test_models_on_dask_on_ray(config: Config, ray_cluster: str, model_type: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["xgboost", pytest.param("lightgbm", marks=pytest.mark.slow)])
+def test_weights_groups_and_early_stopping_on_a_dask_cluster(
+    config: Config, dask_processes: str, model_type: str
+) -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"x": random.random(ROWS), "shop": random.integers(0, 200, ROWS), "w": 1.0})
+    table["y"] = 10 * table["x"] + random.normal(0, 1, ROWS)
+    table.loc[::2, ["y", "w"]] = (-50.0, 0.0)
+    tasks = get_ml_tasks(on(config, dask_processes))
+    import dask.dataframe
+
+    options: dict[str, Any] = {"early_stopping": 5} if model_type == "xgboost" else {}
+    many = {"n_estimators": 300 if options else 30, "max_depth": 3}
+    trained = tasks.train_model(
+        dask.dataframe.from_pandas(table, npartitions=4), "y", ["x"], model_type, many,
+        group_col="shop", weight_col="w", **options,
+    )  # fmt: skip
+    assert trained["plan"]["mode"] == "distributed"
+    assert 0.1 < trained["validation_rows"] / ROWS < 0.3
+    model: Any = get_model_registry(config).load_model(trained["model_id"])
+    if options:
+        assert model.model.num_boosted_rounds() < 100
+    low, high = model.predict(pd.DataFrame({"x": [0.1, 0.9]}))
+    assert (low, high) == (pytest.approx(1.0, abs=1.0), pytest.approx(9.0, abs=1.0))
+
+
 def test_a_model_of_one_node_has_the_frame_brought_here(config: Config, dask_processes: str) -> None:
     tasks = get_ml_tasks(on(config, dask_processes))
     trained = tasks.train_model(dask_frame(flights()), "delay", model_type="linear", exclude=["late"])

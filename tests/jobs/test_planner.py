@@ -118,9 +118,9 @@ def test_what_serve_holds_of_a_small_node_is_not_waited_for(nodes: list[Node], c
 
 def test_what_only_one_process_can_do_is_named(nodes: list[Node], config: Config) -> None:
     nodes += [Node(64, 256 * GIB)] * 8
-    plan = _train(config, cells=1e11, here="early_stopping")
+    plan = _train(config, cells=1e11, here="continue_from")
     assert plan.mode == "single"
-    assert plan.reason.startswith("early_stopping is for training in one process; ")
+    assert plan.reason.startswith("continue_from is for training in one process; ")
 
 
 def test_ray_train_does_what_warm_workers_cannot(nodes: list[Node], config: Config) -> None:

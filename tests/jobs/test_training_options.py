@@ -308,7 +308,11 @@ def test_intervals_of_many_rows_are_narrow() -> None:
         ({"checkpoint_every": 0}, InvalidField, "at least 1"),
         ({"checkpoint_every": 5, "model_type": "linear"}, CapabilityMissing, "checkpoint"),
         ({"checkpoint_every": 5, "cross_validation": 3}, InvalidField, "do not go together"),
-        ({"early_stopping": 5, "distribute_data": True}, CapabilityMissing, "distribute_data=False"),
+        (
+            {"early_stopping": 5, "distribute_data": True, "model_type": "lightgbm"},
+            CapabilityMissing,
+            "distribute_data=False",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_said(
