@@ -74,7 +74,7 @@ def _taking_in(count: int) -> list[Row]:
     payload = {"json": {"query_data": {"type": "prediction", "entities": [{"x": 1.0}] * 5}}, "sha256": "0" * 64}
     fields = {"kind": "prediction", "entry": "m:f", "payload": payload, "fingerprint": "0" * 64}
     with tempfile.TemporaryDirectory() as directory:
-        service = TaskService(_config(directory), name="bench", manager=unused, slots=0, max_open=count + 10_000)
+        service = TaskService(_config(directory), name="bench", manager=unused, slots=0, max_open=2 * count)
         few = _latency(service, fields)
         began = time.perf_counter()
         threads = [

@@ -21,8 +21,15 @@ from compute.errors import Conflict, Corrupt, Overloaded, TaskExpired, TaskNotFi
 from registry.overlay import Overlay
 from registry.task_record import TaskRecord, accepted_at
 
-MAX_OPEN = 100_000
+MAX_OPEN = 120_000
 """Tasks that may be open at once; one more is refused."""
+
+_SHARE = 9
+"""A caller may have so many times what is free: alone nine tenths of all, and others still find room.
+
+The rule of dynamic thresholds (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998), which bounds
+queues in a memory that they share.
+"""
 
 MAX_RUNS = 20
 """A task whose runner was lost this often takes its runners down, and is not run again."""
@@ -64,6 +71,7 @@ class TaskTable:
         self._records: MutableMapping[str, TaskRecord] = {}
         self._keys: MutableMapping[tuple[str, str], str] = {}
         self._open: MutableMapping[str, None] = {}
+        self._open_of: MutableMapping[str, int] = {}
         self._leases: MutableMapping[str, float] = {}
 
     # Reading
@@ -151,7 +159,7 @@ class TaskTable:
         Conflict
             When the caller used the key for another question.
         Overloaded
-            When too many tasks are open.
+            When too many tasks are open, or too many of this caller.
         """
         accepted_at(task_id)  # it is one
         earlier = self._records.get(task_id)
@@ -165,11 +173,14 @@ class TaskTable:
                 hint="Use a new key for a new question.",
                 context={"idempotency_key": idempotency_key, "task_id": earlier.task_id},
             )
-        if len(self._open) >= self.max_open:
+        free, own = self.max_open - len(self._open), self._open_of.get(caller, 0)
+        if own >= _SHARE * free:
+            whose = "of yours " if free > 0 else ""
+            count = own if free > 0 else len(self._open)
             raise Overloaded(
-                f"{len(self._open):,} tasks are open, the limit",
+                f"{count:,} tasks {whose}are open, the limit",
                 hint="Try again when some have finished.",
-                context={"open": len(self._open), "limit": self.max_open, "retry_after": 5},
+                context={"open": len(self._open), "yours": own, "limit": self.max_open, "retry_after": 5},
             )
         record = TaskRecord(
             task_id=task_id,
@@ -316,6 +327,7 @@ class TaskTable:
         copy._records = Overlay(self._records)
         copy._keys = Overlay(self._keys)
         copy._open = Overlay(self._open)
+        copy._open_of = Overlay(self._open_of)
         copy._leases = Overlay(self._leases)
         return copy
 
@@ -339,6 +351,7 @@ class TaskTable:
         self._records[record.task_id] = record
         if not record.state.finished:
             self._open[record.task_id] = None
+            self._open_of[record.caller] = self._open_of.get(record.caller, 0) + 1
         if record.idempotency_key is not None:
             self._keys[record.caller, record.idempotency_key] = record.task_id
 
@@ -360,6 +373,9 @@ class TaskTable:
             error=event.get("error"),
         )
         del self._open[record.task_id]
+        self._open_of[record.caller] -= 1
+        if not self._open_of[record.caller]:
+            del self._open_of[record.caller]
         if self._on_finish is not None:
             self._on_finish(self._records[record.task_id])
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from registry import TaskRecord, get_task_registry, open_store
 from registry.task_client import TaskRegistry
 from registry.task_record import new_task_id
 from registry.task_service import TaskService
+from registry.tasks import TaskTable
 from tests.environment import environment
 from tests.registry.task_entries import ENTRY
 
@@ -147,6 +149,32 @@ def test_too_many_open_tasks_are_refused_and_those_accepted_run(local: Config) -
         service.close()
 
 
+def test_one_caller_leaves_room_for_others() -> None:
+    table = TaskTable(60, max_open=100)
+
+    def submit(caller: str) -> None:
+        fields = {"kind": "t", "entry": ENTRY, "payload": {"sha256": "f"}, "fingerprint": "f", "runner": "r"}
+        table.apply(table.accept(new_task_id(), caller=caller, now=time.time(), **fields))
+
+    def fill(caller: str) -> int:
+        before = table.open_count
+        with suppress(Overloaded):
+            while True:
+                submit(caller)
+        return table.open_count - before
+
+    assert [fill("greedy"), fill("next"), fill("last")] == [90, 9, 1]
+    with pytest.raises(Overloaded, match="100 tasks are open"):
+        submit("another")
+    again = TaskTable(60, max_open=100)
+    again.load(table.dump())
+    table = again
+    table.apply(table.cancel(next(table.open_tasks()).task_id, now=time.time()))
+    with pytest.raises(Overloaded, match="89 tasks of yours are open"):
+        submit("greedy")
+    submit("another")
+
+
 def test_results_are_kept_for_the_configured_days_and_then_removed(local: Config) -> None:
     days = local.monitoring.metrics_retention.model_copy(update={"days": 1 / 86_400})
     short = local.model_copy(update={"monitoring": local.monitoring.model_copy(update={"metrics_retention": days})})
@@ -190,6 +218,7 @@ import sys, time
 from compute import get_compute_manager, load_config
 from registry.task_record import new_task_id
 from registry.task_service import TaskService
+from registry.tasks import TaskTable
 config = load_config()
 tasks = TaskService(config, name="first", manager=lambda: get_compute_manager(config=config), lease=2.0)
 payload = {"json": {"do": "sleep", "seconds": float(sys.argv[1]), "note": sys.argv[2]}}
