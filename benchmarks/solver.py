@@ -1,4 +1,4 @@
-"""A small optimization through the service, next to HiGHS in this process; and twelve MIPs by one engine and by a race.
+"""A small optimization through the service, next to HiGHS in this process; stops; twelve MIPs by one engine and a race.
 
 The MIPs are those of the directory in TABLEWORK_INSTANCES (MIPLIB 3 and MIPcc23); without it they are left out.
 """
@@ -20,8 +20,10 @@ from solver.optimization.engine import Options
 from solver.optimization.engines.highs import make_highs
 from solver.optimization.expressions import read_expressions
 from solver.optimization.files import read_program
+from solver.optimization.job import Job
 from solver.optimization.judge import SETTLED
 from solver.optimization.model import minimised
+from solver.optimization.process import run_job
 from solver.optimization.program import Program
 from solver.optimization.solve import solve_program
 
@@ -40,7 +42,7 @@ TURNS = 15
 
 def run(*, quick: bool = False) -> list[Row]:
     """Measure both in turns; the MIPs one after another, by one engine and by two that race."""
-    rows = _overhead(3 if quick else TURNS)
+    rows = [*_overhead(3 if quick else TURNS), *_stops(2 if quick else TURNS)]
     root = os.environ.get("TABLEWORK_INSTANCES")
     return rows if quick or root is None else rows + _mips(Path(root) / "mip")
 
@@ -67,6 +69,46 @@ def _overhead(turns: int) -> list[Row]:
         Row("HiGHS in this process", by_hand * 1e3, "ms"),
         Row("a durable task in a process of its own, beyond that", (ours - by_hand) * 1e3, "ms", limit=400),
     ]
+
+
+def _stops(turns: int) -> list[Row]:
+    """Stop engines when they have found something and search on, at different moments."""
+    program, random = minimised(read_expressions(_hard())), np.random.default_rng(0)
+    rows = []
+    for engine in ("highs", "scip", "cp-sat"):
+        seconds = []
+        for _ in range(turns):
+            after, asked = random.uniform(1.0, 2.0), list[float]()
+
+            def stopped(after: float = after, asked: list[float] = asked, began: float = time.monotonic()) -> bool:
+                if not asked and time.monotonic() - began > after:
+                    asked.append(time.monotonic())
+                return bool(asked)
+
+            run = run_job(Job(program, engine, Options(SECONDS)), stopped=stopped)
+            seconds.append(time.monotonic() - asked[0])
+            assert run.outcome.x is not None, "what it had found is kept"
+        longest = max(seconds)
+        rows.append(Row(f"{engine} told to stop, until it has, the longest of {turns}", longest * 1e3, "ms", limit=500))
+    return rows
+
+
+def _hard() -> dict[str, Any]:
+    """Return a program with a first solution at hand and a proof out of reach: a market share problem."""
+    random = np.random.default_rng(1)
+    rows, columns = range(4), range(40)
+    weights = random.integers(0, 100, (4, 40))
+    variables: dict[str, Any] = {f"x{one}": {"lower": 0, "upper": 1, "integer": True} for one in columns}
+    variables |= {f"{side}{row}": {"lower": 0, "integer": True, "upper": 4000} for side in "ou" for row in rows}
+    return {
+        "variables": variables,
+        "minimize": " + ".join(f"o{row} + u{row}" for row in rows),
+        "subject_to": [
+            " + ".join(f"{weights[row, one]}*x{one}" for one in columns)
+            + f" + o{row} - u{row} == {weights[row].sum() // 2}"
+            for row in rows
+        ],
+    }
 
 
 def _by_hand(program: Program) -> None:

@@ -63,7 +63,7 @@ def check_artifacts(
 def check_tasks(store: ObjectStore, newest: Callable[[], TaskTable | None], report: Report, progress: Progress) -> None:
     """Check the payloads and results of tasks; the parameters are those of `check_artifacts`."""
     found = {stored.key: stored for kind in ("payloads", "results") for stored in store.scan(f"tasks/{kind}/")}
-    reports = list(store.list("tasks/progress/"))
+    others = [key for kind in ("progress", "best") for key in store.list(f"tasks/{kind}/")]
     before = _task_objects(newest())
     if before is None:
         return
@@ -77,7 +77,7 @@ def check_tasks(store: ObjectStore, newest: Callable[[], TaskTable | None], repo
     # A run that is under way may have written its result and not committed it yet.
     known = {record.task_id for record in tasks.records()}
     unnamed = {key for key in found if key not in named}
-    for key in [*sorted(unnamed), *reports]:
+    for key in [*sorted(unnamed), *others]:
         if key.split("/")[2].removesuffix(".json") not in known:
             report.note(key, "is named by no task", "delete it, unless its task was submitted in the last minutes")
 

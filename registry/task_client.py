@@ -22,7 +22,7 @@ from registry.storage import open_store
 from registry.task_actor import get_actor
 from registry.task_record import TaskRecord, accepted_at, new_task_id
 from registry.task_service import TaskService
-from registry.task_work import keep_payload, read_progress, read_result, remove_payload
+from registry.task_work import keep_payload, read_best, read_progress, read_result, remove_payload
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +202,10 @@ class TaskRegistry:
     def progress(self, task_id: str) -> dict[str, Any] | None:
         """Return what a task that was begun reported: see `registry.task_work.read_progress`."""
         return read_progress(self._store, task_id)
+
+    def best(self, task_id: str) -> dict[str, Any] | None:
+        """Return the best answer so far that the task kept, by `TaskContext.keep`; None when it kept none."""
+        return read_best(self._store, task_id)
 
     def close(self) -> None:
         """Without Ray: stop running tasks in this process; they go on when the storage is opened again."""

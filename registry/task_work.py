@@ -1,4 +1,4 @@
-"""What happens to a task in its worker, and the objects it leaves: payload, progress, result.
+"""What happens to a task in its worker, and the objects it leaves: payload, progress, the best so far, result.
 
 The bytes go between worker, store and reader; the table of tasks knows their keys only.
 """
@@ -95,6 +95,25 @@ class TaskContext:
                 self._sender.start()
         self._new.set()
 
+    def keep(self, answer: Mapping[str, Any]) -> None:
+        """Keep an answer that is not the last word: it is there when the task ends without another one.
+
+        Parameters
+        ----------
+        answer : mapping
+            JSON values; takes the place of what was kept before.
+        """
+        if self._store is None:
+            return
+        try:
+            self._store.put(_best_key(self.task_id), encode_json(answer))
+        except ComputeError:  # work does not fail with it, as with a report
+            logger.warning("task_id=%s event=best_unkept", self.task_id, exc_info=True)
+
+    def kept(self) -> dict[str, Any] | None:
+        """Return what an earlier attempt at the task kept; None when there was none."""
+        return None if self._store is None else read_best(self._store, self.task_id)
+
     def close(self) -> None:
         """Send what is left."""
         self._closing.set()
@@ -187,11 +206,12 @@ def read_progress(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
         ``fraction``, ``message``, ``at`` (seconds since 1970) and other facts of the newest report; ``node``, the host
         that it runs on; ``messages``, the newest 100 reports, oldest first. None when nothing was reported yet.
     """
-    try:
-        report: dict[str, Any] = json.loads(store.get(_progress_key(task_id)))
-    except KeyNotFound:
-        return None
-    return report
+    return _read_json(store, _progress_key(task_id))
+
+
+def read_best(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
+    """Return the answer that a task kept while it worked, by `TaskContext.keep`; None when it kept none."""
+    return _read_json(store, _best_key(task_id))
 
 
 def remove_payload(store: ObjectStore, payload: Mapping[str, Any]) -> None:
@@ -204,6 +224,7 @@ def remove_objects(store: ObjectStore, record: TaskRecord) -> None:
     """Remove all that the task left in the store; what is gone already is no error."""
     for key in [
         _progress_key(record.task_id),
+        _best_key(record.task_id),
         *(place["key"] for place in (record.payload, record.result) if place and "key" in place),
     ]:
         store.delete(key)
@@ -216,6 +237,14 @@ def _read(store: ObjectStore, place: Mapping[str, Any]) -> Any:
     return json.loads(data)
 
 
+def _read_json(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(store.get(key))
+    except KeyNotFound:
+        return None
+    return found
+
+
 def _node() -> str:
     """Return the address of this node, as Ray's dashboard lists it; without Ray the name of the host."""
     ray = sys.modules.get("ray")
@@ -226,6 +255,10 @@ def _node() -> str:
 
 def _progress_key(task_id: str) -> str:
     return f"tasks/progress/{task_id}.json"
+
+
+def _best_key(task_id: str) -> str:
+    return f"tasks/best/{task_id}.json"
 
 
 def _resolve(entry: str) -> Any:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 _KEY_LENGTH = 255
 _QUICK_THREADS = 8
 _LONGEST_PAGE = 1000
+_SEARCHES = ("optimization", "decision")
+"""Types of questions whose tasks keep the best that they have found so far."""
 _LOOK = 0.5
 """Seconds from one look at what a running task reports to the next."""
 
@@ -164,6 +166,9 @@ class SolverService:
     def status(self, task_id: str) -> dict[str, Any]:
         """Return where a task stands, with its progress while it runs, and its result or problem when it has ended.
 
+        Of an optimization or a decision without a result, ``best`` is the best plan that it has found, checked; or
+        None. It is there while the task runs, and stays when the task is cancelled, runs out of time or fails.
+
         Raises
         ------
         InvalidField
@@ -286,7 +291,7 @@ class SolverService:
             if earlier is not None and earlier.fingerprint == fingerprint:
                 return earlier
         if isinstance(parameters, OptimizationParameters):
-            parameters = warmed(parameters, self._finished)
+            parameters = warmed(parameters, self._found)
         prepared = TYPES[query.type].prepare(query, parameters, self.config)
         return self._registry().submit(
             query.type,
@@ -300,16 +305,19 @@ class SolverService:
             resources=TYPES[query.type].needs(parameters),
         )
 
-    def _finished(self, task_id: str) -> dict[str, Any]:
-        """Return the answer of a task that has ended well."""
+    def _found(self, task_id: str) -> dict[str, Any]:
+        """Return the answer of a task, or the best that it has found so far."""
         record = self._registry().get(task_id)
-        if record.state is not TaskState.SUCCEEDED:
+        if record.state is TaskState.SUCCEEDED:
+            return self.answer(record)
+        best = self._registry().best(task_id)
+        if best is None:
             raise TaskNotFinished(
-                f"the task {task_id} has no answer: it is {record.state.value}",
+                f"the task {task_id} has no answer, and has found no plan: it is {record.state.value}",
                 hint="Wait for it, or name another one.",
                 context={"task_id": task_id},
             )
-        return self.answer(record)
+        return best
 
     def _solve_here(
         self, query: PredictionQuery, parameters: PredictionParameters, timeout: float | None
@@ -340,6 +348,8 @@ class SolverService:
             status["result"] = self._registry().result(record)
         elif record.state.finished:
             status["problem"] = problem(record)
+        if record.kind in _SEARCHES and record.state is not TaskState.SUCCEEDED:
+            status["best"] = self._registry().best(record.task_id)
         return status
 
     def _report(self, record: TaskRecord) -> dict[str, Any] | None:

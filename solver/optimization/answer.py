@@ -15,12 +15,12 @@ from compute.errors import DataNotFound, InvalidField, KeyNotFound
 from registry import TaskContext, open_store
 from solver.optimization.engine import Options
 from solver.optimization.files import read_file
-from solver.optimization.job import Incumbent
 from solver.optimization.model import Model
 from solver.optimization.program import Floats
 from solver.optimization.query import OptimizationParameters, OptimizationQuery, WarmStart
 from solver.optimization.solve import solve_program
 from solver.optimization.sources import read_source
+from solver.optimization.telling import Telling
 from solver.optimization.words import as_answer, names_of
 
 
@@ -61,13 +61,18 @@ def answer_program(program: Model, parameters: OptimizationParameters, context: 
     told: dict[str, Any] = {"program": {"name": program.name, **program.statistics(), "notes": list(program.notes)}}
     if parameters.validation_only:
         return {"termination": None, **told}
-    solution = solve_program(
-        program,
-        options,
-        engines=parameters.engines,
-        memory=parameters.memory,
-        progress=_telling(context, program, parameters.time_limit),
-    )
+    if options.hint is None and (earlier := context.kept()) is not None:
+        # Of an attempt that was lost with its worker: what it had found is not.
+        options = options._replace(hint=_placed(program, earlier["variable_values"]))
+    telling = Telling(context, program, options)
+    try:
+        solution = solve_program(
+            program, options, engines=parameters.engines, memory=parameters.memory, progress=telling
+        )
+    except BaseException:
+        # Cancelled, or out of time: the best so far can still be asked for.
+        telling.keep()
+        raise
     return {**as_answer(program, solution), **told, "seed": parameters.seed}
 
 
@@ -83,19 +88,20 @@ def hinted(program: Model, parameters: OptimizationParameters) -> Floats | None:
     earlier = (parameters.warm_start.values if parameters.warm_start is not None else None) or {}
     if not parameters.hint and not earlier:
         return None
-    places = {name: number for number, name in enumerate(names_of(program)[0])}
-    values = np.full(program.size[1], np.nan)
-    for name, value in earlier.items():
-        if name in places:
-            values[places[name]] = value
-    for name, value in (parameters.hint or {}).items():
-        if name not in places:
-            raise InvalidField(
-                f"parameters.hint names the variable {name[:100]!r}, which the program does not have",
-                context={"field": "parameters.hint"},
-            )
-        values[places[name]] = value
-    return values
+    hint = parameters.hint or {}
+    unknown = hint.keys() - set(names_of(program)[0])
+    if unknown:
+        raise InvalidField(
+            f"parameters.hint names the variable {min(unknown)[:100]!r}, which the program does not have",
+            context={"field": "parameters.hint"},
+        )
+    return _placed(program, {**earlier, **hint})
+
+
+def _placed(program: Model, given: Mapping[str, float]) -> Floats:
+    """Return values by the number of each variable; NaN where none is given. Other names are left out."""
+    names = names_of(program)[0]
+    return np.array([given.get(name, np.nan) for name in names], dtype=np.float64)
 
 
 def warmed(parameters: OptimizationParameters, answer_of: Callable[[str], Mapping[str, Any]]) -> OptimizationParameters:
@@ -104,7 +110,7 @@ def warmed(parameters: OptimizationParameters, answer_of: Callable[[str], Mappin
     Raises
     ------
     InvalidField
-        When its answer has no values of variables.
+        When it has found no values of variables.
     """
     if parameters.warm_start is None:
         return parameters
@@ -112,8 +118,8 @@ def warmed(parameters: OptimizationParameters, answer_of: Callable[[str], Mappin
     values = answer_of(task).get("variable_values")
     if not values:
         raise InvalidField(
-            f"the answer of the task {task} has no values of variables to begin with",
-            hint="Name an optimization or a decision that found a plan.",
+            f"the task {task} has no values of variables to begin with",
+            hint="Name an optimization or a decision that has found a plan.",
             context={"field": "parameters.warm_start.task"},
         )
     return parameters.model_copy(update={"warm_start": WarmStart(task=task, values=values)})
@@ -134,27 +140,3 @@ def _read_uri(uri: str, config: Config) -> Model:
         except KeyNotFound as error:
             raise DataNotFound(f"there is no file {uri}", context={"uri": uri}) from error
         return read_file(path)
-
-
-def _telling(context: TaskContext, program: Model, time_limit: float) -> Callable[[float, Incumbent | None], None]:
-    sign = -1.0 if program.maximize else 1.0
-
-    told: list[float] = []
-
-    def tell(seconds: float, best: Incumbent | None) -> None:
-        words = "no solution yet"
-        facts: dict[str, Any] = {}
-        if best is not None:
-            bound = "" if best.bound is None else f", bound {sign * best.bound:.9g}"
-            words = f"best {sign * best.objective:.9g}{bound}"
-            if best.objective not in told[-1:]:
-                told.append(best.objective)
-                known = best.bound is not None and np.isfinite(best.bound)
-                facts["incumbent"] = {
-                    "objective": sign * best.objective,
-                    "bound": sign * best.bound if best.bound is not None and known else None,
-                    "seconds": round(best.seconds, 3),
-                }
-        context.progress(min(1.0, seconds / time_limit), f"{seconds:.0f} s: {words}", **facts)
-
-    return tell

@@ -27,6 +27,8 @@ _SOFT = 1.0
 """Seconds after the engine's own limit that it is asked to stop."""
 _HARD = 2.0
 """Seconds after that until its process is ended."""
+_QUICK = 0.35
+"""The same when somebody else asks it to stop: what it has found is known, and it is not waited for."""
 _STARTING = 60.0
 """Seconds in which its process has to be up, however busy the machine is."""
 _EXPLAINING = 12.0
@@ -108,6 +110,7 @@ class _Watch:
         self._started = time.monotonic()
         self._ready: float | None = None
         self._asked: float | None = None
+        self._patience = _HARD
 
     def run(self, progress: Callable[[float, Incumbent | None], None], stopped: Callable[[], bool]) -> Run:
         self._line.send(self._job)
@@ -119,6 +122,7 @@ class _Watch:
                 told = now
             if self._asked is None and self._outcome is None and (now >= self._soft() or stopped()):
                 self._asked = now
+                self._patience = _HARD if now >= self._soft() else _QUICK
                 with suppress(OSError):  # it has ended: what it said is read next
                     self._line.send(STOP)
             if now >= self._hard() or (self._outcome is not None and stopped()):
@@ -140,7 +144,7 @@ class _Watch:
         if self._outcome is not None:
             return self._soft() + _EXPLAINING
         if self._asked is not None:
-            return self._asked + _HARD
+            return self._asked + self._patience
         return self._started + _STARTING if self._ready is None else self._soft() + _HARD
 
     def _receive(self) -> bool:

@@ -12,15 +12,15 @@ from functools import partial
 
 from solver.optimization.blocks import blocks, solve_blocks
 from solver.optimization.check import is_convex
-from solver.optimization.engine import Options
+from solver.optimization.engine import Options, Outcome
 from solver.optimization.here import run_here
-from solver.optimization.job import Job
+from solver.optimization.job import Incumbent, Job
 from solver.optimization.judge import UNSETTLED, Attempt, Solution, judge
 from solver.optimization.model import Model, minimised
 from solver.optimization.nonlinear.program import NonlinearProgram
 from solver.optimization.nonlinear.solve import order as nonlinear_order
 from solver.optimization.nonlinear.solve import solve_nonlinear
-from solver.optimization.process import run_job
+from solver.optimization.process import Run, run_job
 from solver.optimization.program import Program
 from solver.optimization.race import Found, Progress, race
 
@@ -96,6 +96,13 @@ def solve_program(
     ]
     engine, _, best = min(found, key=lambda one: _rank(one[2]))
     return _turned(best._replace(attempts=attempts, engine=engine), program)
+
+
+def so_far(program: Model, best: Incumbent, options: Options) -> Solution:
+    """Return what is known while a search goes on: its best point, checked as the answer will be."""
+    outcome = Outcome("FEASIBLE", None, "the best so far", best.x, best.bound)
+    run = Run(outcome, [best], None, "", best.seconds, "")
+    return _turned(judge(minimised(program), run, options._replace(solutions=1)), program)
 
 
 def _part_of(engines: Sequence[str] | None, memory: int | None, program: Program, options: Options) -> Solution:
