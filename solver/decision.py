@@ -18,6 +18,7 @@ from solver.optimization.engine import Options
 from solver.optimization.program import Program
 from solver.optimization.query import DecisionQuery, OptimizationParameters
 from solver.optimization.solve import solve_program
+from solver.optimization.telling import Telling
 from solver.optimization.words import as_answer, names_of
 from solver.prediction import INLINE_ROWS, predict_rows
 from solver.stochastic import compare, extensive, later_variables
@@ -85,12 +86,12 @@ def _under_scenarios(
     programs = _scenarios(query, predictions, uncertainty, context.config)
     later = later_variables(point, uncertainty.later)
     whole = extensive(programs, later, uncertainty)
-    context.progress(0.1, f"{uncertainty.scenarios} scenarios: {whole.size[1]:,} variables")
+    context.progress(0.0, f"{uncertainty.scenarios} scenarios: {whole.size[1]:,} variables")
     options = Options(parameters.time_limit, parameters.relative_gap, parameters.threads, parameters.seed)
     now = names_of(whole)[0][: int((~later).sum())]
     given = {name: value for name, value in (parameters.hint or {}).items() if name in now}
     begin = options._replace(hint=hinted(whole, parameters.model_copy(update={"hint": given})))
-    found = solve_program(whole, begin, engines=parameters.engines, memory=parameters.memory)
+    found = Telling(context, whole, begin, names=now, share=0.5).solve(parameters.engines, parameters.memory)
     context.progress(0.5, "comparing with the plan from point predictions")
     answer = as_answer(whole, found)
     values = answer["variable_values"]

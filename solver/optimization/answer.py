@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-
 from compute import Config
 from compute.errors import DataNotFound, InvalidField, KeyNotFound
 from registry import TaskContext, open_store
@@ -18,10 +16,9 @@ from solver.optimization.files import read_file
 from solver.optimization.model import Model
 from solver.optimization.program import Floats
 from solver.optimization.query import OptimizationParameters, OptimizationQuery, WarmStart
-from solver.optimization.solve import solve_program
 from solver.optimization.sources import read_source
 from solver.optimization.telling import Telling
-from solver.optimization.words import as_answer, names_of
+from solver.optimization.words import as_answer, names_of, placed
 
 
 def prepare(query: OptimizationQuery, parameters: OptimizationParameters, config: Config) -> OptimizationQuery:
@@ -61,18 +58,7 @@ def answer_program(program: Model, parameters: OptimizationParameters, context: 
     told: dict[str, Any] = {"program": {"name": program.name, **program.statistics(), "notes": list(program.notes)}}
     if parameters.validation_only:
         return {"termination": None, **told}
-    if options.hint is None and (earlier := context.kept()) is not None:
-        # Of an attempt that was lost with its worker: what it had found is not.
-        options = options._replace(hint=_placed(program, earlier["variable_values"]))
-    telling = Telling(context, program, options)
-    try:
-        solution = solve_program(
-            program, options, engines=parameters.engines, memory=parameters.memory, progress=telling
-        )
-    except BaseException:
-        # Cancelled, or out of time: the best so far can still be asked for.
-        telling.keep()
-        raise
+    solution = Telling(context, program, options).solve(parameters.engines, parameters.memory)
     return {**as_answer(program, solution), **told, "seed": parameters.seed}
 
 
@@ -95,13 +81,7 @@ def hinted(program: Model, parameters: OptimizationParameters) -> Floats | None:
             f"parameters.hint names the variable {min(unknown)[:100]!r}, which the program does not have",
             context={"field": "parameters.hint"},
         )
-    return _placed(program, {**earlier, **hint})
-
-
-def _placed(program: Model, given: Mapping[str, float]) -> Floats:
-    """Return values by the number of each variable; NaN where none is given. Other names are left out."""
-    names = names_of(program)[0]
-    return np.array([given.get(name, np.nan) for name in names], dtype=np.float64)
+    return placed(program, {**earlier, **hint})
 
 
 def warmed(parameters: OptimizationParameters, answer_of: Callable[[str], Mapping[str, Any]]) -> OptimizationParameters:

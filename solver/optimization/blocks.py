@@ -5,6 +5,7 @@ A tree search over two parts at once goes through the combinations of both; over
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,11 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from solver.optimization.engine import Conflict, Options, Outcome
+from solver.optimization.job import Incumbent
 from solver.optimization.judge import Solution, judge
 from solver.optimization.process import Run
 from solver.optimization.program import Integers, Program, make_program
-from solver.optimization.race import Found
+from solver.optimization.race import Found, Progress
 
 _LEAST_WHOLE = 8
 """Whole numbers of a part that is worth a process of its own; smaller ones go together."""
@@ -71,14 +73,20 @@ def blocks(program: Program) -> list[Block]:
 
 
 def solve_blocks(
-    program: Program, parts: Sequence[Block], options: Options, solve: Callable[[Program, Options], Solution]
+    program: Program,
+    parts: Sequence[Block],
+    options: Options,
+    solve: Callable[[Program, Options, Progress], Solution],
+    progress: Progress | None = None,
 ) -> list[Found]:
     """Solve the parts of a program to be minimised, as many at once as there are threads, and join what was found.
 
     Parameters
     ----------
     solve : callable
-        Solves one part.
+        Solves one part, and tells how far it is.
+    progress : callable, optional
+        Told of the best point of the whole, once every part has one.
 
     Returns
     -------
@@ -88,6 +96,7 @@ def solve_blocks(
     began = time.monotonic()
     end = began + options.time_limit
     lanes = min(options.threads, len(parts))
+    best = _Best(program, parts, progress)
 
     def one(number: int) -> Solution:
         # What an easy part leaves of its time is for those after it.
@@ -98,7 +107,9 @@ def solve_blocks(
             time_limit=left, threads=max(1, options.threads // lanes), solutions=1,
             hint=None if hint is None else hint[block.columns],
         )  # fmt: skip
-        return solve(block.program, own)
+        solution = solve(block.program, own, best.of(number))
+        best.ended(number, solution)
+        return solution
 
     with ThreadPoolExecutor(lanes, thread_name_prefix="blocks") as threads:
         solutions = list(threads.map(one, range(len(parts))))
@@ -110,6 +121,49 @@ def solve_blocks(
     log = "\n".join(solution.run.log for solution in solutions)
     run = Run(outcome, [], conflict, version, time.monotonic() - began, log)
     return [(engine, run, judge(program, run, options))]
+
+
+class _Best:
+    """The best points of the parts, put together."""
+
+    def __init__(self, program: Program, parts: Sequence[Block], progress: Progress | None) -> None:
+        self._program, self._parts, self._progress = program, parts, progress
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._each: list[Incumbent | None] = [None] * len(parts)
+        self._whole: Incumbent | None = None
+
+    def of(self, number: int) -> Progress:
+        """Return what is told of one part."""
+        return lambda _, best: self._tell(number, best)
+
+    def ended(self, number: int, solution: Solution) -> None:
+        """Take the point with which a part ended."""
+        if solution.check is not None and solution.check.feasible:
+            seconds = time.monotonic() - self._began
+            self._tell(number, Incumbent(seconds, solution.check.objective, solution.x, solution.bound))
+
+    def _tell(self, number: int, best: Incumbent | None) -> None:
+        if self._progress is None:
+            return
+        with self._lock:
+            if best is not None and best is not self._each[number]:
+                self._each[number] = best
+                self._whole = self._joined()
+            whole = self._whole
+        self._progress(time.monotonic() - self._began, whole)
+
+    def _joined(self) -> Incumbent | None:
+        x, objective, bounds = np.zeros(self._program.size[1]), self._program.offset, [self._program.offset]
+        for block, best in zip(self._parts, self._each, strict=True):
+            if best is None:
+                return None
+            x[block.columns] = best.x
+            objective += best.objective
+            bounds.append(-np.inf if best.bound is None else best.bound)
+        bound = float(sum(bounds))
+        seconds = time.monotonic() - self._began
+        return Incumbent(seconds, float(objective), x, bound if np.isfinite(bound) else None)
 
 
 def _joined(

@@ -78,7 +78,7 @@ def solve_program(
     order = engines or _order(least)
     found: list[Found] = []
     if isinstance(least, Program) and least.integer.any() and not here and len(parts := blocks(least)) > 1:
-        found = solve_blocks(least, parts, options, partial(_part_of, engines, memory))
+        found = solve_blocks(least, parts, options, partial(_part_of, engines, memory), progress)
     if found:
         pass  # each part has its answer
     elif here and isinstance(least, Program):
@@ -105,8 +105,10 @@ def so_far(program: Model, best: Incumbent, options: Options) -> Solution:
     return _turned(judge(minimised(program), run, options._replace(solutions=1)), program)
 
 
-def _part_of(engines: Sequence[str] | None, memory: int | None, program: Program, options: Options) -> Solution:
-    return solve_program(program, options, engines=engines, memory=memory)
+def _part_of(
+    engines: Sequence[str] | None, memory: int | None, program: Program, options: Options, progress: Progress
+) -> Solution:
+    return solve_program(program, options, engines=engines, memory=memory, progress=progress)
 
 
 def _unrefuted(found: list[Found]) -> list[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from registry import TaskContext
 from solver.optimization.engine import Options
 from solver.optimization.job import Incumbent
+from solver.optimization.judge import Solution
 from solver.optimization.model import Model
-from solver.optimization.solve import so_far
-from solver.optimization.words import as_answer
+from solver.optimization.solve import so_far, solve_program
+from solver.optimization.words import as_answer, placed
 
 _PAUSE = 2.0
 """Seconds from keeping one point to keeping the next."""
@@ -25,7 +27,7 @@ _KEPT = (
 
 
 class Telling:
-    """Is told of a search by `solver.optimization.solve.solve_program`, a few times a second.
+    """Has a program solved, and is told of the search a few times a second.
 
     Parameters
     ----------
@@ -35,10 +37,23 @@ class Telling:
         As it was given, whichever its direction.
     options : Options
         Of the search.
+    names : sequence of str, optional
+        The variables whose values are told; by default all.
+    share : float
+        How much of the task the search is, from 0 to 1.
     """
 
-    def __init__(self, context: TaskContext, program: Model, options: Options) -> None:
+    def __init__(
+        self,
+        context: TaskContext,
+        program: Model,
+        options: Options,
+        *,
+        names: Sequence[str] | None = None,
+        share: float = 1.0,
+    ) -> None:
         self._context, self._program, self._options = context, program, options
+        self._names, self._share = names, share
         self._lock = threading.Lock()
         self._told: Incumbent | None = None
         self._kept: Incumbent | None = None
@@ -48,14 +63,23 @@ class Telling:
         """Report how far the search is; engines that race call this from threads of their own."""
         with self._lock:
             words, facts = self._words(best)
-            self._context.progress(min(1.0, seconds / self._options.time_limit), f"{seconds:.0f} s: {words}", **facts)
+            fraction = self._share * min(1.0, seconds / self._options.time_limit)
+            self._context.progress(fraction, f"{seconds:.0f} s: {words}", **facts)
             if time.monotonic() >= self._next:
                 self._keep()
 
-    def keep(self) -> None:
-        """Keep the best point now: the search ends without an answer."""
-        with self._lock:
-            self._keep()
+    def solve(self, engines: Sequence[str] | None, memory: int | None) -> Solution:
+        """Solve the program; what ends the search early leaves the best so far."""
+        options = self._options
+        if options.hint is None and (earlier := self._context.kept()) is not None:
+            # Of an attempt that was lost with its worker: what it had found is not.
+            options = options._replace(hint=placed(self._program, earlier["variable_values"]))
+        try:
+            return solve_program(self._program, options, engines=engines, memory=memory, progress=self)
+        except BaseException:
+            with self._lock:
+                self._keep()
+            raise
 
     def _words(self, best: Incumbent | None) -> tuple[str, dict[str, Any]]:
         if best is None:
@@ -81,6 +105,9 @@ class Telling:
         solution = so_far(self._program, best, self._options)
         if solution.check is not None and solution.check.feasible:
             answer = as_answer(self._program, solution)
+            if self._names is not None:
+                values = answer["variable_values"]
+                answer["variable_values"] = {name: values.get(name, 0.0) for name in self._names}
             self._context.keep({name: answer[name] for name in _KEPT if name in answer})
         self._kept = best
         now = time.monotonic()

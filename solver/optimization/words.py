@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,11 @@ def names_of(program: Model) -> tuple[Sequence[str], Sequence[str]]:
         program.variables or [f"x{number}" for number in range(width)],
         program.constraints or [f"c{number}" for number in range(height)],
     )
+
+
+def placed(program: Model, given: Mapping[str, float]) -> Floats:
+    """Return values by the number of each variable; NaN where none is given. Other names are left out."""
+    return np.array([given.get(name, np.nan) for name in names_of(program)[0]], dtype=np.float64)
 
 
 def _values(names: Sequence[str], values: Floats, *, whole: bool = False) -> dict[str, float]:

@@ -280,7 +280,15 @@ def test_parts_that_share_no_constraint_are_solved_apart() -> None:
         integer=np.arange(30) % 15 != 14, rows=np.repeat([0, 1], 15), columns=random.permutation(30), values=weights,
         row_lower=np.full(2, -np.inf), row_upper=np.full(2, 90.0), maximize=True, offset=7.0,
     )  # fmt: skip
-    solution = solve_program(program, Options(time_limit=60, threads=2, relative_gap=0.0))
+    told: list[Any] = []
+    solution = solve_program(
+        program, Options(time_limit=60, threads=2, relative_gap=0.0), progress=lambda _, best: told.append(best)
+    )
+    assert solution.check is not None
+    # The best of all parts together, as they are minimised.
+    assert -told[-1].objective == pytest.approx(solution.check.objective)
+    assert check_point(program, told[-1].x).objective == pytest.approx(solution.check.objective)
+    assert told[-1].bound == pytest.approx(-(solution.bound or 0.0))
     whole = scip.solve(minimised(program), Options(time_limit=60, relative_gap=0.0), Events(ignore))
     assert solution.reason == "OPTIMAL"
     assert "2 parts that share no constraint" in solution.attempts[0].detail
