@@ -53,7 +53,7 @@ def nodes() -> tuple[Node, ...]:
     import ray
 
     described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # ray does not type it
-    free = _free_cpus()
+    free = free_cpus()
     alive = [(node["Resources"], node["NodeID"]) for node in described if node["Alive"]]
     found = [
         Node(float(item.get("CPU", 0)), int(item.get("memory", 0)), name, free.get(name, math.inf))
@@ -62,7 +62,7 @@ def nodes() -> tuple[Node, ...]:
     return tuple(sorted((node for node in found if node.cpus), key=lambda node: -node.cpus))
 
 
-def _free_cpus() -> dict[str, float]:
+def free_cpus() -> dict[str, float]:
     """Return the CPUs of each node that nobody has; nothing through Ray Client, which does not tell."""
     import ray
     from ray._private.state import available_resources_per_node  # nothing public tells it by node

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--time-limit", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument("--gap", type=float, default=1e-4, help="relative, for whole numbers; default: 1e-4")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="for engines that race; default: one, and idle CPUs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", action="append", choices=ENGINES, help="may be repeated: asked in this order")
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     solution = solve_program(
         program,
-        Options(options.time_limit, options.gap, options.threads, options.seed),
+        Options(options.time_limit, options.gap, options.threads or 1, options.seed),
         engines=options.engine,
         progress=tell,
+        spare=options.threads is None,
     )
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

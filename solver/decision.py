@@ -87,11 +87,11 @@ def _under_scenarios(
     later = later_variables(point, uncertainty.later)
     whole = extensive(programs, later, uncertainty)
     context.progress(0.0, f"{uncertainty.scenarios} scenarios: {whole.size[1]:,} variables")
-    options = Options(parameters.time_limit, parameters.relative_gap, parameters.threads, parameters.seed)
+    options = Options(parameters.time_limit, parameters.relative_gap, parameters.threads or 1, parameters.seed)
     now = names_of(whole)[0][: int((~later).sum())]
     given = {name: value for name, value in (parameters.hint or {}).items() if name in now}
     begin = options._replace(hint=hinted(whole, parameters.model_copy(update={"hint": given})))
-    found = Telling(context, whole, begin, names=now, share=0.5).solve(parameters.engines, parameters.memory)
+    found = Telling(context, whole, begin, names=now, share=0.5).solve(parameters)
     context.progress(0.5, "comparing with the plan from point predictions")
     answer = as_answer(whole, found)
     values = answer["variable_values"]

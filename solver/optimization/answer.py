@@ -37,7 +37,7 @@ def prepare(query: OptimizationQuery, parameters: OptimizationParameters, config
 
 def needs(parameters: OptimizationParameters) -> dict[str, float]:
     """Return what a task takes of the cluster."""
-    return {"cpu": float(parameters.threads)}
+    return {"cpu": float(parameters.threads or 1)}
 
 
 def answer(query: OptimizationQuery, parameters: OptimizationParameters, context: TaskContext) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def answer_program(program: Model, parameters: OptimizationParameters, context: 
     options = Options(
         time_limit=parameters.time_limit,
         relative_gap=parameters.relative_gap,
-        threads=parameters.threads,
+        threads=parameters.threads or 1,
         seed=parameters.seed,
         hint=hinted(program, parameters),
         solutions=parameters.solutions,
@@ -58,7 +58,7 @@ def answer_program(program: Model, parameters: OptimizationParameters, context: 
     told: dict[str, Any] = {"program": {"name": program.name, **program.statistics(), "notes": list(program.notes)}}
     if parameters.validation_only:
         return {"termination": None, **told}
-    solution = Telling(context, program, options).solve(parameters.engines, parameters.memory)
+    solution = Telling(context, program, options).solve(parameters)
     return {**as_answer(program, solution), **told, "seed": parameters.seed}
 
 

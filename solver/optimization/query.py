@@ -189,10 +189,15 @@ class OptimizationParameters(TaskParameters):
         DEFAULT_TIME_LIMIT, gt=0, le=86_400, description="Seconds; what is best then is the answer."
     )
     relative_gap: float = Field(1e-4, ge=0, lt=1, description="To the bound, at which whole numbers are good enough.")
-    threads: int = Field(1, ge=1, le=256, description="CPUs that the engine may use.")
+    threads: int | None = Field(
+        None, ge=1, le=256,
+        description="CPUs that the engines may use; left out: one, and idle ones of the node for engines that race.",
+    )  # fmt: skip
     seed: int = Field(0, ge=0, lt=2**31)
     engines: list[EngineName] | None = Field(
-        None, min_length=1, description="To be asked in this order, each when the one before has no good answer."
+        None,
+        min_length=1,
+        description="To be asked in this order: each when the one before has no good answer, or to race with it.",
     )
     hint: dict[str, float] | None = Field(None, description="Values of variables to begin with, by name.")
     warm_start: WarmStart | None = Field(None, description="A task to begin where it ended; `hint` goes before it.")

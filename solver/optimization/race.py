@@ -1,8 +1,8 @@
 """Several engines race for one program: what one finds hard, another often does not.
 
 The first runs alone for a few seconds, since most programs are solved by then. Then others run beside it, one on each
-further CPU. The first answer that settles the question, and that our check confirms, ends the race; the others stop and
-leave their best solution.
+further CPU: of those that were asked for, or of those that are idle. The first answer that settles the question, and
+that our check confirms, ends the race; the others stop and leave their best solution.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from solver.optimization.job import Incumbent, Job
 from solver.optimization.judge import SETTLED, UNSETTLED, Solution, judge
 from solver.optimization.model import Model
 from solver.optimization.process import Run, run_job
+from solver.optimization.spare import take_cpu
 
 ALONE = 3.0
 """Seconds for which the first engine runs alone, from when its process is up."""
+MOST_SPARE = 3
+"""Engines that run on idle CPUs, at most."""
 _LEAST_SECONDS = 0.5
 _LOOK = 0.05
+_ASK_AGAIN = 2.0
 
 Progress = Callable[[float, Incumbent | None], None]
 Found = tuple[str, Run, Solution]
@@ -36,6 +40,7 @@ def race(
     *,
     memory: int | None = None,
     progress: Progress | None = None,
+    spare: bool = False,
 ) -> list[Found]:
     """Let engines race, as many at once as there are threads.
 
@@ -51,13 +56,15 @@ def race(
         Bytes that each process may take.
     progress : callable, optional
         Told of the best solution of all.
+    spare : bool
+        Whether to use CPUs that are idle, besides.
 
     Returns
     -------
     list of (engine, run, solution)
         In the order in which they ended.
     """
-    return _Race(program, options, engines, memory, progress).run()
+    return _Race(program, options, engines, memory, progress, spare=spare).run()
 
 
 class _Race:
@@ -68,8 +75,11 @@ class _Race:
         engines: Sequence[str],
         memory: int | None,
         progress: Progress | None,
+        *,
+        spare: bool,
     ) -> None:
         self._program, self._options, self._memory, self._progress = program, options, memory, progress
+        self._spare = spare
         self._waiting = deque(engines)
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -81,9 +91,12 @@ class _Race:
 
     def run(self) -> list[Found]:
         lanes = min(self._options.threads, len(self._waiting))
-        with ThreadPoolExecutor(lanes, thread_name_prefix="race") as threads:
+        more = min(len(self._waiting) - lanes, MOST_SPARE) if self._spare else 0
+        with ThreadPoolExecutor(lanes + more, thread_name_prefix="race") as threads:
             try:
-                for future in [threads.submit(self._lane, first=number == 0) for number in range(lanes)]:
+                futures = [threads.submit(self._lane, first=number == 0) for number in range(lanes)]
+                futures += [threads.submit(self._spare_lane) for _ in range(more)]
+                for future in futures:
                     future.result()
             finally:
                 # Also when the wait was interrupted: the engines stop, and nothing is left behind.
@@ -91,12 +104,39 @@ class _Race:
         return self._found
 
     def _lane(self, *, first: bool) -> None:
-        """Run one engine after another while there are some, and none has settled it."""
-        while not first and time.monotonic() < self._begun + ALONE and not self._resisted.is_set():
-            if self._over.wait(_LOOK) or not self._waiting:
+        """Run engines on a CPU that is ours."""
+        if first or self._hard():
+            self._engines()
+
+    def _spare_lane(self) -> None:
+        """Run engines on a CPU that is idle, when there is one."""
+        if not self._hard():
+            return
+        while self._waiting and self._left() > _LEAST_SECONDS:
+            give = take_cpu(self._over)
+            if give is not None:
+                try:
+                    self._engines()
+                finally:
+                    give()
                 return
+            if self._over.wait(_ASK_AGAIN):
+                return
+
+    def _hard(self) -> bool:
+        """Wait until the program has resisted for long enough; False when it has not, and the race is over."""
+        while time.monotonic() < self._begun + ALONE and not self._resisted.is_set():
+            if self._over.wait(_LOOK) or not self._waiting:
+                return False
+        return True
+
+    def _left(self) -> float:
+        return self._started + self._options.time_limit - time.monotonic()
+
+    def _engines(self) -> None:
+        """Run one engine after another while there are some, and none has settled it."""
         while not self._over.is_set():
-            left = self._started + self._options.time_limit - time.monotonic()
+            left = self._left()
             with self._lock:
                 if not self._waiting or (left < _LEAST_SECONDS and self._found):
                     return

@@ -42,6 +42,7 @@ def solve_program(
     memory: int | None = None,
     progress: Progress | None = None,
     here: bool = False,
+    spare: bool = False,
 ) -> Solution:
     """Solve a program.
 
@@ -60,6 +61,8 @@ def solve_program(
     here : bool
         A linear or quadratic program in this process, one engine after another, without walls around them: for many
         small ones.
+    spare : bool
+        For a program with whole numbers that resists, let more engines race on CPUs of this node that are idle.
 
     Examples
     --------
@@ -85,8 +88,8 @@ def solve_program(
         found = _in_turn(least, options, order, memory, progress, here=True)
     elif isinstance(least, NonlinearProgram):
         found = solve_nonlinear(least, options, order, memory, progress)
-    elif options.threads > 1 and program.kind == "MIP" and len(order) > 1:
-        found = race(least, options, order, memory=memory, progress=progress)
+    elif (options.threads > 1 or spare) and program.kind == "MIP" and len(order) > 1:
+        found = race(least, options, order, memory=memory, progress=progress, spare=spare)
     else:
         found = _in_turn(least, options, order, memory, progress)
     found = _unrefuted(found)

@@ -14,6 +14,7 @@ from solver.optimization.engine import Options
 from solver.optimization.job import Incumbent
 from solver.optimization.judge import Solution
 from solver.optimization.model import Model
+from solver.optimization.query import OptimizationParameters
 from solver.optimization.solve import so_far, solve_program
 from solver.optimization.words import as_answer, placed
 
@@ -68,14 +69,17 @@ class Telling:
             if time.monotonic() >= self._next:
                 self._keep()
 
-    def solve(self, engines: Sequence[str] | None, memory: int | None) -> Solution:
+    def solve(self, parameters: OptimizationParameters) -> Solution:
         """Solve the program; what ends the search early leaves the best so far."""
         options = self._options
         if options.hint is None and (earlier := self._context.kept()) is not None:
             # Of an attempt that was lost with its worker: what it had found is not.
             options = options._replace(hint=placed(self._program, earlier["variable_values"]))
         try:
-            return solve_program(self._program, options, engines=engines, memory=memory, progress=self)
+            return solve_program(
+                self._program, options,
+                engines=parameters.engines, memory=parameters.memory, progress=self, spare=parameters.threads is None,
+            )  # fmt: skip
         except BaseException:
             with self._lock:
                 self._keep()

@@ -39,6 +39,7 @@ from solver.optimization.program import Program, make_program
 from solver.optimization.query import OptimizationParameters
 from solver.optimization.race import ALONE, race
 from solver.optimization.solve import solve_program
+from solver.optimization.spare import take_cpu
 from solver.optimization.telling import Telling
 
 INSTANCES = Path(__file__).parent / "instances"
@@ -414,6 +415,39 @@ def test_the_first_proof_ends_the_race() -> None:
     # It began three seconds earlier, and stopped when the other ended.
     assert seconds["cp-sat"] - seconds["highs"] < ALONE + 2
     assert not children()
+
+
+def test_engines_race_on_cpus_that_are_idle(ray_cluster: str) -> None:
+    import ray
+
+    program = minimised(read_program(INSTANCES / "l152lav.mps.gz"))
+    alone = race(program, Options(time_limit=ALONE + 3), ["cp-sat", "highs"])
+    assert [engine for engine, *_ in alone] == ["cp-sat"]
+    found = race(program, Options(time_limit=60), ["cp-sat", "highs"], spare=True)
+    ended = {engine: solution for engine, _, solution in found}
+    assert (ended["highs"].reason, ended["cp-sat"].limit) == ("OPTIMAL", "INTERRUPTED")
+    _until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+def test_an_idle_cpu_is_taken_once_and_given_back(ray_cluster: str) -> None:
+    import ray
+
+    never, free = threading.Event(), int(ray.cluster_resources()["CPU"])
+    _until(lambda: ray.available_resources().get("CPU") == free)
+    taken = []
+    for left in reversed(range(free)):
+        taken.append(take_cpu(never))
+        _until(lambda left=left: ray.available_resources().get("CPU", 0.0) == left)  # type: ignore[misc]
+    assert None not in taken
+    assert take_cpu(never) is None
+    for give in taken:
+        assert give is not None
+        give()
+    _until(lambda: ray.available_resources().get("CPU") == free)
+    unwanted = threading.Event()
+    unwanted.set()
+    take_cpu(unwanted)
+    _until(lambda: ray.available_resources().get("CPU") == free)
 
 
 # As a question
