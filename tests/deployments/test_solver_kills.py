@@ -42,6 +42,7 @@ serve.run(build(args), name="solver", route_prefix="/solver")
 print("up", flush=True)
 time.sleep(1e6)
 """
+_PATIENCE = 300
 VICTIMS = ["replica"] * 3 + ["actor"] * 3 + ["worker"] * 3 + ["head"]
 
 
@@ -158,7 +159,12 @@ def test_killed_at_random_each_accepted_task_ends_once_with_one_result(
         lane.start()
     killed: Counter[str] = Counter()
     while killed.total() < kills:
-        time.sleep(chance.uniform(0.2, 3.0))
+        # Spread over the tasks: what was killed has come back, and accepts again, before the next is.
+        due = time.monotonic() + _PATIENCE
+        while sum(map(bool, ids.values())) < killed.total() * tasks // kills:
+            assert time.monotonic() < due, f"no task was accepted for {_PATIENCE} s after {killed}"
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0.0, 1.0))
         victim = chance.choice(VICTIMS)
         killed[victim] += made.kill(victim, chance)
     for lane in lanes:
