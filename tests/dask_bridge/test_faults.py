@@ -219,8 +219,9 @@ def test_of_many_tasks_one_in_twenty_crashes_its_process(own_servers: DaskServer
         attempts = [manager.get_task_status(task_id).attempts for task_id in task_ids]
         for number in range(0, MANY, 20):
             assert 2 == len(runs(tmp_path / "runs" / str(number))) <= attempts[number]
-        # Short tasks travel together; of those that do not crash, hardly any pays for its neighbour.
-        assert sum(tries > 1 for tries in attempts) <= 1.1 * MANY / 20
+        # Short tasks travel together; of those that do not crash, one in a hundred at most pays for its neighbour: its
+        # result was not fetched yet, which takes longer on a busy machine.
+        assert sum(tries > 1 for tries in attempts) <= 1.2 * MANY / 20
 
 
 def test_short_tasks_that_had_not_begun_when_their_worker_died_lose_nothing(
