@@ -27,16 +27,12 @@ def main(arguments: list[str]) -> int:
         return 1
     for name in names or known:
         module = importlib.import_module(f"benchmarks.{name}")
-        load = os.getloadavg()[0]
-        began = time.perf_counter()
-        rows = module.run(quick=quick)
         summary = (module.__doc__ or name).splitlines()[0].rstrip(".")
-        print(
-            f"{name}: {summary} ({os.cpu_count()} cores, load {load:.1f} before, {time.perf_counter() - began:.0f} s)"
-        )
-        for row in rows:
-            print(row)
-        print(flush=True)
+        print(f"{name}: {summary} ({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before)", flush=True)
+        began = time.perf_counter()
+        for row in module.run(quick=quick):
+            print(row, flush=True)
+        print(f"  in {time.perf_counter() - began:.0f} s\n", flush=True)
     return 0
 
 

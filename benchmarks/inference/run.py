@@ -7,6 +7,7 @@ import json
 import shutil
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.inference.batches import batches
@@ -25,14 +26,13 @@ OURS = "ours"
 PEER = "FastAPI on uvicorn"
 
 
-def run(*, quick: bool = False) -> list[str]:
-    """Measure all servers with a booster and with a forest."""
+def run(*, quick: bool = False) -> Iterator[str]:
+    """Measure all servers with a booster, then with a forest."""
     if shutil.which("wrk") is None:
-        return ["  left out: there is no `wrk` on this machine"]
-    lines = []
+        yield "  left out: there is no `wrk` on this machine"
+        return
     for kind in ("xgboost", "random_forest"):
-        lines += _measure(kind, quick=quick)
-    return lines
+        yield from _measure(kind, quick=quick)
 
 
 def _measure(kind: str, *, quick: bool) -> list[str]:

@@ -61,7 +61,9 @@ def wrk(server: Server, connections: int, seconds: float, pause: float = 0) -> s
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write("\n".join(lines))
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name, server.url]
+        # A peer that takes seconds for a request is measured, too.
+        options = ["-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "--latency", "-s", script.name]
+        command = ["wrk", *options, server.url]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
