@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 class TaskContext:
     """What the function that answers a task may use.
 
-    What it says of its progress goes to the store twice a second at most, from a thread of its own: work neither waits
-    for that nor fails with it.
+    What it says of its progress, and the best answer so far, go to the store twice a second at most, from a thread of
+    its own: work neither waits for that nor fails with it.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ class TaskContext:
         self._store = store
         self._lock = threading.Lock()
         self._messages: deque[dict[str, Any]] = deque(maxlen=_MESSAGES)
+        self._answer: Mapping[str, Any] | None = None
         self._fleeting = False
         self._kept_at = 0.0
         self._new = threading.Event()
@@ -90,10 +91,7 @@ class TaskContext:
                 self._kept_at = report["at"]
             self._fleeting = not facts and len(self._messages) > 0
             self._messages.append(report)
-            if self._sender is None:
-                self._sender = threading.Thread(target=self._send, name="task-progress", daemon=True)
-                self._sender.start()
-        self._new.set()
+            self._wake()
 
     def keep(self, answer: Mapping[str, Any]) -> None:
         """Keep an answer that is not the last word: it is there when the task ends without another one.
@@ -105,10 +103,9 @@ class TaskContext:
         """
         if self._store is None:
             return
-        try:
-            self._store.put(_best_key(self.task_id), encode_json(answer))
-        except ComputeError:  # work does not fail with it, as with a report
-            logger.warning("task_id=%s event=best_unkept", self.task_id, exc_info=True)
+        with self._lock:
+            self._answer = answer
+            self._wake()
 
     def kept(self) -> dict[str, Any] | None:
         """Return what an earlier attempt at the task kept; None when there was none."""
@@ -121,25 +118,37 @@ class TaskContext:
         if self._sender is not None:
             self._sender.join()
 
+    def _wake(self) -> None:
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send, name="task-progress", daemon=True)
+            self._sender.start()
+        self._new.set()
+
     def _send(self) -> None:
-        assert self._store is not None, "else nothing is sent"
-        sent: dict[str, Any] | None = None
+        sent: Mapping[str, Any] | None = None
+        kept: Mapping[str, Any] | None = None
         while True:
             self._new.wait()
             self._new.clear()
             closing = self._closing.is_set()
             with self._lock:
-                messages = list(self._messages)
-            if messages[-1] is not sent:
+                messages, answer = list(self._messages), self._answer
+            if messages and messages[-1] is not sent:
                 sent = messages[-1]
-                try:
-                    body = {**sent, "node": _node(), "messages": messages}
-                    self._store.put(_progress_key(self.task_id), encode_json(body))
-                except ComputeError:  # the next report, or the answer, tells more
-                    logger.warning("task_id=%s event=progress_unsent", self.task_id, exc_info=True)
+                self._put(_progress_key(self.task_id), {**sent, "node": _node(), "messages": messages})
+            if answer is not None and answer is not kept:
+                kept = answer
+                self._put(_best_key(self.task_id), answer)
             if closing:
                 return
             self._closing.wait(_PROGRESS_PAUSE)
+
+    def _put(self, key: str, body: Mapping[str, Any]) -> None:
+        assert self._store is not None, "else nothing is sent"
+        try:
+            self._store.put(key, encode_json(body))
+        except ComputeError:  # the next one, or the answer, tells more
+            logger.warning("task_id=%s event=unsent key=%s", self.task_id, key, exc_info=True)
 
 
 def execute(record: TaskRecord, config: Config) -> dict[str, Any]:
