@@ -112,8 +112,8 @@ class _Race:
         """Run engines on a CPU that is idle, when there is one."""
         if not self._hard():
             return
-        while self._waiting and self._left() > _LEAST_SECONDS:
-            give = take_cpu(self._over)
+        while self._wanted():
+            give = take_cpu(self._wanted)
             if give is not None:
                 try:
                     self._engines()
@@ -129,6 +129,9 @@ class _Race:
             if self._over.wait(_LOOK) or not self._waiting:
                 return False
         return True
+
+    def _wanted(self) -> bool:
+        return bool(self._waiting) and not self._over.is_set() and self._left() > _LEAST_SECONDS
 
     def _left(self) -> float:
         return self._started + self._options.time_limit - time.monotonic()

@@ -28,13 +28,13 @@ _lock = threading.Lock()
 _taken: list[float] = []
 
 
-def take_cpu(unwanted: threading.Event) -> Give | None:
+def take_cpu(wanted: Callable[[], bool]) -> Give | None:
     """Take an idle CPU of this node.
 
     Parameters
     ----------
-    unwanted : threading.Event
-        Set when it is not needed any more: the call ends then.
+    wanted : callable
+        Whether it is still needed: where another was quicker, a CPU is waited for as long as that.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def take_cpu(unwanted: threading.Event) -> Give | None:
     """
     ray: Any = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        return _of_ray(ray, unwanted)
+        return _of_ray(ray, wanted)
     return _of_machine()
 
 
@@ -54,7 +54,7 @@ class _Holder:
         """Answer, which says that it has it."""
 
 
-def _of_ray(ray: Any, unwanted: threading.Event) -> Give | None:
+def _of_ray(ray: Any, wanted: Callable[[], bool]) -> Give | None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     node = ray.get_runtime_context().get_node_id()
@@ -68,9 +68,10 @@ def _of_ray(ray: Any, unwanted: threading.Event) -> Give | None:
     ready = holder.ready.remote().future()
     give: Give = functools.partial(ray.kill, holder)
     while not ready.done():
-        if unwanted.wait(_LOOK):
+        if not wanted():
             give()
             return None
+        time.sleep(_LOOK)
     if ready.exception() is not None:
         return None
     return give

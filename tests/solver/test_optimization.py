@@ -432,21 +432,19 @@ def test_engines_race_on_cpus_that_are_idle(ray_cluster: str) -> None:
 def test_an_idle_cpu_is_taken_once_and_given_back(ray_cluster: str) -> None:
     import ray
 
-    never, free = threading.Event(), int(ray.cluster_resources()["CPU"])
+    free = int(ray.cluster_resources()["CPU"])
     _until(lambda: ray.available_resources().get("CPU") == free)
     taken = []
     for left in reversed(range(free)):
-        taken.append(take_cpu(never))
+        taken.append(take_cpu(lambda: True))
         _until(lambda left=left: ray.available_resources().get("CPU", 0.0) == left)  # type: ignore[misc]
     assert None not in taken
-    assert take_cpu(never) is None
+    assert take_cpu(lambda: True) is None
     for give in taken:
         assert give is not None
         give()
     _until(lambda: ray.available_resources().get("CPU") == free)
-    unwanted = threading.Event()
-    unwanted.set()
-    take_cpu(unwanted)
+    take_cpu(lambda: False)
     _until(lambda: ray.available_resources().get("CPU") == free)
 
 
