@@ -19,7 +19,7 @@ class Job(NamedTuple):
     engine: str
     options: Options
     memory: int | None = None
-    """Bytes that the process may take, at most."""
+    """Bytes that the process may take, at most, beside the libraries that it begins with."""
     explain: bool = True
     """Whether to look for what makes an infeasible program so."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from solver.optimization.engine import Conflict, Outcome
+from solver.optimization.forkserver import Child, start
 from solver.optimization.job import STOP, Incumbent, Job
 
 _SOFT = 1.0
@@ -76,31 +75,19 @@ def run_job(
     """
     with tempfile.TemporaryFile() as log:
         ours, theirs = socket.socketpair()
-        with ours, theirs:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "solver.optimization.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # A signal to the group of who waits for it, such as Ctrl-C, is not for the engine.
-                start_new_session=True,
-            )
-            theirs.close()
+        with theirs:
             line = Connection(ours.detach())
+            child = start(job.engine, theirs.fileno(), log.fileno())
         try:
             return _Watch(job, child, line, log, ready or _nothing).run(progress or _ignore, stopped or _never)
         finally:
             # Also when the wait was interrupted: nothing is left behind.
-            child.kill()
-            child.wait()
+            child.close()
             line.close()
 
 
 class _Watch:
-    def __init__(
-        self, job: Job, child: subprocess.Popen[bytes], line: Connection, log: IO[bytes], ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, job: Job, child: Child, line: Connection, log: IO[bytes], ready: Callable[[], None]) -> None:
         self._job, self._child, self._line, self._log = job, child, line, log
         self._tell_ready = ready
         self._incumbents: list[Incumbent] = []
@@ -179,15 +166,16 @@ class _Watch:
 
     def _ended(self) -> Outcome:
         """Say what happened when the process ended without an answer."""
-        with suppress(subprocess.TimeoutExpired):
-            self._child.wait(_HARD)
-        code = self._child.poll()
+        code = self._child.wait(_HARD)
         now = time.monotonic()
         if (self._asked is not None or now >= self._hard()) and code in (None, -signal.SIGKILL):
             limit = "INTERRUPTED" if now < self._soft() else "TIME"
             return self._kept(limit, f"{self._job.engine} did not stop when it was asked to, and was ended")
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return self._kept(None, f"the process of {self._job.engine} ended with {how}")
+        if code is None:
+            how = "without a word: what had started it has ended"
+        else:
+            how = f"with signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return self._kept(None, f"the process of {self._job.engine} ended {how}")
 
     def _kept(self, limit: Any, detail: str) -> Outcome:
         """Return the best solution that was told of before."""

@@ -1,7 +1,7 @@
-"""The process that solves: ``python -m solver.optimization.worker FD``, started by `solver.optimization.process`.
+"""What a process does that solves, started by `solver.optimization.forkserver`.
 
 An engine that crashes, leaks or does not stop takes this process along, and nothing else. It ends with the one that
-started it: when the other end of its socket closes.
+asked for it: when the other end of its socket closes.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import resource
-import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from solver.optimization.engine import Conflict, Engine, Events
@@ -22,12 +23,13 @@ from solver.optimization.model import Model
 from solver.optimization.program import Program
 
 
-def main() -> None:
-    """Solve one job and end."""
-    line = Connection(int(sys.argv[1]))
+def solve(fd: int) -> None:
+    """Solve the one job that comes over a socket."""
+    line = Connection(fd)
     job: Job = line.recv()
     if job.memory is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (job.memory, job.memory))
+        limit = job.memory + _taken()
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     lock = threading.Lock()
 
     def send(message: Any) -> None:
@@ -53,6 +55,13 @@ def main() -> None:
         send(("failed", None, f"{type(error).__name__}: {error}"))
 
 
+def _taken() -> int:
+    """Return the bytes of this process's addresses: of libraries, mostly, which all such processes share."""
+    with suppress(FileNotFoundError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    return 0  # where nothing counts them, the limit is not kept either
+
+
 def _conflict(program: Model) -> Conflict | None:
     """Say why a program is infeasible, of those for which that is known."""
     if not isinstance(program, Program) or program.choices.given:
@@ -70,7 +79,3 @@ def _listen(line: Connection, events: Events) -> None:
             os._exit(1)
         if message == STOP:
             events.stop()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from compute import Config
@@ -32,6 +34,17 @@ def flights(rows: int, seed: int = 0) -> pd.DataFrame:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def solving() -> set[int]:
+    """The processes that solve, among all that this one has started; Ray's and others' come and go meanwhile."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = child.parent()
+            if parent is not None and all("solver.optimization.forkserver" in it.cmdline() for it in (child, parent)):
+                found.add(child.pid)
+    return found
 
 
 def labelled(rows: int) -> list[dict[str, Any]]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,16 +27,17 @@ from solver.optimization.engine import Events, Options, Outcome
 from solver.optimization.engines import clarabel, cp_sat, highs, scip
 from solver.optimization.expressions import read_expressions
 from solver.optimization.files import read_program
-from solver.optimization.job import Incumbent, Job
+from solver.optimization.job import Incumbent
 from solver.optimization.judge import judge
 from solver.optimization.model import minimised
-from solver.optimization.process import Run, run_job
+from solver.optimization.process import Run
 from solver.optimization.program import Program, make_program
 from solver.optimization.query import OptimizationParameters
 from solver.optimization.race import ALONE, race
 from solver.optimization.solve import solve_program
 from solver.optimization.spare import take_cpu
 from solver.optimization.telling import Telling
+from tests.solver.conftest import solving
 
 INSTANCES = Path(__file__).parent / "instances"
 HARD = INSTANCES / "markshare1.mps.gz"
@@ -58,16 +55,6 @@ def ignore(*_: object) -> None:
 
 def question(**source: object) -> dict[str, Any]:
     return {"type": "optimization", **source}
-
-
-def children() -> set[int]:
-    """The processes that solve, among all that this one has started; Ray's and others' come and go meanwhile."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "solver.optimization.worker" in child.cmdline():
-                found.add(child.pid)
-    return found
 
 
 # Published values
@@ -304,68 +291,6 @@ def test_parts_that_share_no_constraint_are_solved_apart() -> None:
     assert solution.run.conflict.constraints.tolist() == [1]
 
 
-# A process of its own
-
-
-def test_a_stop_is_heard_at_once_and_the_best_solution_stays() -> None:
-    program, seen = read_program(HARD), []
-    for engine in ("highs", "scip"):
-        asked: list[float] = []
-
-        def stopped(asked: list[float] = asked) -> bool:
-            if not asked and seen and seen[-1] is not None:
-                asked.append(time.monotonic())
-            return bool(asked)
-
-        seen.clear()
-        run = run_job(
-            Job(minimised(program), engine, Options(time_limit=60)),
-            progress=lambda _, best: seen.append(best),
-            stopped=stopped,
-        )
-        assert time.monotonic() - asked[0] < 2.0
-        assert (run.outcome.reason, run.outcome.limit) == ("FEASIBLE", "INTERRUPTED")
-        assert run.outcome.x is not None
-        assert check_point(program, run.outcome.x).feasible
-
-
-def test_a_process_that_is_killed_leaves_its_best_solution() -> None:
-    program = read_program(HARD)
-    killed: list[int] = []
-
-    def kill(_: float, best: object) -> None:
-        if best is not None and not killed:
-            killed.extend(children())
-            os.kill(killed[0], signal.SIGKILL)
-
-    run = run_job(Job(minimised(program), "highs", Options(time_limit=60)), progress=kill)
-    assert (run.outcome.reason, run.outcome.detail) == ("FEASIBLE", "the process of highs ended with signal SIGKILL")
-    assert run.outcome.x is not None
-    assert check_point(program, run.outcome.x).feasible
-
-
-def test_a_process_that_hangs_is_ended_after_its_limit() -> None:
-    frozen: list[int] = []
-
-    def freeze(_: float, best: object) -> None:
-        if best is not None and not frozen:
-            frozen.extend(children())
-            os.kill(frozen[0], signal.SIGSTOP)
-
-    run = run_job(Job(minimised(read_program(HARD)), "highs", Options(time_limit=2)), progress=freeze)
-    # The process has to start first, which takes its time on a busy machine.
-    assert run.seconds - run.incumbents[0].seconds < 2 + 1 + 2 + 5
-    assert (run.outcome.reason, run.outcome.limit) == ("FEASIBLE", "TIME")
-    assert run.outcome.detail == "highs did not stop when it was asked to, and was ended"
-    assert not psutil.pid_exists(frozen[0])
-
-
-def test_memory_is_limited() -> None:
-    run = run_job(Job(minimised(read_program(HARD)), "highs", Options(time_limit=20), memory=64 * 2**20))
-    assert run.outcome.reason in ("NO_SOLUTION_FOUND", "OTHER_ERROR")
-    assert not children()
-
-
 def test_time_is_up_and_the_gap_is_told() -> None:
     solution = solve_program(read_program(HARD), Options(time_limit=1.5))
     assert (solution.reason, solution.limit) == ("FEASIBLE", "TIME")
@@ -414,7 +339,7 @@ def test_the_first_proof_ends_the_race() -> None:
     seconds = {engine: run.seconds for engine, run, _ in found}
     # It began three seconds earlier, and stopped when the other ended.
     assert seconds["cp-sat"] - seconds["highs"] < ALONE + 2
-    assert not children()
+    assert not solving()
 
 
 def test_engines_race_on_cpus_that_are_idle(ray_cluster: str) -> None:
@@ -547,9 +472,9 @@ def test_a_file_that_is_not_there(solver: SolverService, config: Config) -> None
 
 def test_a_cancelled_task_leaves_no_process(solver: SolverService) -> None:
     task_id = solver.submit(question(uri=str(HARD)), {"time_limit": 600})
-    _until(lambda: bool(children()))
+    _until(lambda: bool(solving()))
     assert solver.cancel(task_id)["state"] == TaskState.CANCELLED
-    _until(lambda: not children())
+    _until(lambda: not solving())
 
 
 def test_progress_tells_the_best_so_far(solver: SolverService) -> None:
@@ -572,7 +497,7 @@ def test_a_task_that_ends_early_keeps_the_best_plan(solver: SolverService, end: 
         solver.cancel(task_id)
     status = solver.wait(task_id, 60)
     assert (status["state"], "result" in status) == (end.upper().replace(" ", "_"), False)
-    _until(lambda: not children())
+    _until(lambda: not solving())
     best = solver.status(task_id)["best"]
     assert (best["termination"]["reason"], best["check"]["feasible"]) == ("FEASIBLE", True)
     program = read_program(HARD)
