@@ -65,6 +65,8 @@ class Capabilities(NamedTuple):
     """Whether attempts beyond the capacity may be handed over: they wait in the engine, which saves a round trip."""
     bundles: bool = False
     """Whether short attempts may be handed over together, to run one after the other: see `Attempt.followers`."""
+    keeps_notes: bool = False
+    """Whether it is known which of those had ended, and which had begun, when their worker is lost."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ without a round trip, and long ones can still be overtaken."""
 TOGETHER = 0.02
 """Seconds of work that is handed over as one to an engine that bundles."""
 
+FED = 4.0
+"""Bundles per CPU, the running ones among them, that are with an engine that queues: with fewer, Ray gives its workers
+back between two of them, and starts others."""
+
 _SMALL = 16 * 1024
 """Calls of so many bytes and more go alone."""
 
@@ -83,6 +87,7 @@ class Dispatcher:
         self._metrics = metrics
         self._queues = backend.capabilities.queues
         self._bundles = backend.capabilities.bundles
+        self._notes = backend.capabilities.keeps_notes
         self._waiting: WaitingQueue[Task] = WaitingQueue()
         self._durations = Durations()
         self._under_way: dict[str, Attempt] = {}
@@ -104,7 +109,6 @@ class Dispatcher:
 
     def add(self, task: Task, dependencies: Sequence[Task] = ()) -> None:
         """Take a task in, and hand it over at once if it waits for no other, nothing waits and it fits."""
-        task.estimate = self._durations.estimate(task.function, task.need)
         with self.lock:
             if self._closed:
                 raise TaskCancelled("the manager was shut down", hint="Get another with get_compute_manager().")
@@ -119,7 +123,7 @@ class Dispatcher:
                     else:
                         other.dependents.append(task)
                 return
-            fits = self._usage.fits(task.need, task.estimate)
+            fits = self._fits(task)
             if len(self._waiting) or not fits:
                 self._enqueue(task)
                 if not self._under_way or (fits and not self._well_fed()):
@@ -192,6 +196,11 @@ class Dispatcher:
             for task in tasks:
                 task.latches = tuple(entry for entry in task.latches if entry[0] is not latch)
 
+    def bundles(self, task: Task) -> bool:
+        """Whether more tasks like this one, if they waited, would be handed over together."""
+        with self.lock:
+            return self._bundles and task.payload is not None and self._goes_along(TOGETHER / 2, task)
+
     def under_way(self) -> list[Attempt]:
         """Return the attempts that are with the engine."""
         with self.lock:
@@ -253,7 +262,8 @@ class Dispatcher:
     def _followers(self, task: Task, share: Share) -> list[Attempt]:
         """Take out short tasks that wait and need the same, for no longer than all of them would wait elsewhere."""
         left = TOGETHER
-        most = len(self._waiting) // (self._usage.slots or 1)
+        usage = self._usage
+        most = len(self._waiting) // max(1, int(usage.cpus or usage.slots or 1))
         followers: list[Attempt] = []
         following: Task | None = task
         while following is not None and len(followers) < most and self._goes_along(left, following):
@@ -261,12 +271,18 @@ class Dispatcher:
             following = self._waiting.pop_like(task, functools.partial(self._goes_along, left))
             if following is not None:
                 followers.append(self._begin(following, share))
+                estimate = self._durations.estimate(following.function, following.need)
+                share.estimate += estimate
+                usage.work += estimate
         return followers
 
     def _goes_along(self, left: float, task: Task) -> bool:
         call = task.payload
         # A handle that was lost would be the loss of all.
-        return self._durations.seconds(task.function) <= left and len(call.body) < _SMALL and not call.lifted
+        if self._durations.seconds(task.function) > left or len(call.body) >= _SMALL or call.lifted or call.nested:
+            return False
+        # Where nobody knows which of them ended a worker, all of them are tried again: once, and then each alone.
+        return self._notes or (task.retries > 0 and not task.reasons and self._durations.sociable(task.function))
 
     def _cancel(self, task: Task) -> None:
         attempt = task.attempt
@@ -397,6 +413,8 @@ class Dispatcher:
                 self._usage.give(share.need, share.estimate)
             task.attempt = None
             task.reports = outcome.reports or task.reports
+            if outcome.ending is Ending.LOST:
+                self._durations.lost(task.function)
             if outcome.seconds is not None:
                 self._durations.note(task.function, outcome.seconds)
             if task.state.finished:
@@ -414,14 +432,9 @@ class Dispatcher:
                 self._poke()
 
     def _well_fed(self) -> bool:
-        """Whether the engine has enough in its own queue that the next few may be handed over together, later."""
+        """Whether the engine has enough in its own queue that the next ones may be handed over together, later."""
         usage = self._usage
-        return (
-            usage.ahead is not None
-            and usage.cpus is not None
-            and usage.cpu > 2 * usage.cpus
-            and usage.work > usage.ahead * usage.cpus / 2
-        )
+        return usage.ahead is not None and usage.cpus is not None and usage.cpu >= FED * usage.cpus
 
     def _capacity_changed(self) -> None:
         with self.lock:
@@ -478,7 +491,11 @@ class Dispatcher:
 
     def _fits(self, task: Task) -> bool:
         task.estimate = self._durations.estimate(task.function, task.need)
-        return self._usage.fits(task.need, task.estimate)
+        usage = self._usage
+        if self._bundles and self._well_fed() and self._goes_along(TOGETHER, task):
+            # It waits here until it can go together with others.
+            return False
+        return usage.fits(task.need, task.estimate)
 
     def _admit(self, task: Task) -> None:
         """Put a task in line whose inputs have come, or end it because one never will."""

@@ -10,6 +10,9 @@ from compute.resources import Resources
 UNKNOWN = 0.05
 """Seconds that a function is expected to take which has not run yet: few are handed over ahead until one has."""
 
+CAREFUL = 1000
+"""Tasks of a function that go alone after one was lost with its worker."""
+
 _LEAST = 0.0004
 _WEIGHT = 0.2
 _FUNCTIONS = 1024
@@ -26,13 +29,29 @@ class Durations:
     >>> durations.note("f", 1.0)
     >>> durations.estimate("f", Resources())
     1.0
+    >>> durations.lost("f")
+    >>> durations.sociable("f")
+    False
     """
 
     def __init__(self) -> None:
         self._mean: OrderedDict[Any, float] = OrderedDict()
+        self._careful: dict[Any, int] = {}
+
+    def lost(self, function: Any) -> None:
+        """Learn that a task was lost with its worker, perhaps by its own doing."""
+        self._careful[function] = CAREFUL
+        if len(self._careful) > _FUNCTIONS:
+            self._careful.pop(next(iter(self._careful)))
+
+    def sociable(self, function: Any) -> bool:
+        """Whether tasks of this function are no danger to others in the same worker."""
+        return function not in self._careful
 
     def note(self, function: Any, seconds: float) -> None:
         """Learn from a task that ended."""
+        if self._careful and (left := self._careful.pop(function, 0)) > 1:
+            self._careful[function] = left - 1
         before = self._mean.get(function)
         if before is None:
             self._mean[function] = seconds

@@ -107,6 +107,7 @@ class ComputeManager:
             Seconds that one attempt may run, counted from when it starts; by default ``task_defaults.timeout``.
         retries : int, optional
             Attempts after the first, when the worker or its node was lost; by default ``task_defaults.retries``.
+            Short tasks go to a worker several at a time, and share its fate; with 0, each goes alone.
         retry_exceptions : exception class or tuple of them
             Exceptions of the function itself for which it is tried again, too.
 
@@ -337,7 +338,8 @@ class ComputeManager:
         items : iterable
             Read as results are taken.
         window : int, optional
-            By default 64, or 8 for each CPU if that is more.
+            By default 64, or 8 for each CPU if that is more; eight times that for small items that take so short
+            that an engine takes several together.
         **options
             As for `submit_task`: ``resources``, ``timeout``, ``retries``, ``retry_exceptions``, ``priority``.
 
@@ -349,13 +351,14 @@ class ComputeManager:
         [3, 4]
         """
         size = window if window is not None else max(64, 8 * int(self.backend.capacity().total.cpu or 1))
+        most = size if window is not None else 8 * size
         if size < 1:
             raise InvalidField(f"window is {window!r}", hint="Give 1 or more.")
         source = iter(items)
         submit = self._prepare(function, **options)
         # The first ones start now, not when the first result is asked for.
         waiting = deque(submit((item,), {}, None) for item in itertools.islice(source, size))
-        return self._stream(submit, source, waiting)
+        return self._stream(submit, source, waiting, most)
 
     def put(self, value: Any) -> Any:
         """Keep a value near the workers, once, and return a handle that any number of tasks take as an argument."""
@@ -537,15 +540,22 @@ class ComputeManager:
         failure = self._codec.decode(task.outcome.payload)
         return {"code": "task-failed", "detail": f"{failure.kind}: {failure.summary}"}
 
-    def _stream(self, submit: Submit, source: Iterator[Any], waiting: deque[TaskId]) -> Generator[Any, None, None]:
+    def _stream(
+        self, submit: Submit, source: Iterator[Any], waiting: deque[TaskId], most: int
+    ) -> Generator[Any, None, None]:
         try:
             while waiting:
                 value = self.get_result(waiting[0])
                 self.drop([waiting.popleft()])
-                waiting.extend(submit((item,), {}, None) for item in itertools.islice(source, 1))
+                more = 2 if len(waiting) < most - 1 and self._in_bundles(waiting) else 1
+                waiting.extend(submit((item,), {}, None) for item in itertools.islice(source, more))
                 yield value
         finally:
             self.drop(waiting, cancel=True)
+
+    def _in_bundles(self, waiting: deque[TaskId]) -> bool:
+        task = self._table.find(waiting[-1]) if waiting else None
+        return task is not None and self._dispatcher.bundles(task)
 
     def _abandon(self, task_id: str) -> None:
         if self._closed or self._table.find(task_id) is None:

@@ -1,4 +1,6 @@
-"""The Ray backend: an attempt is a Ray task. Retries, queueing and time-outs are the manager's: Ray has none of them.
+"""The Ray backend: an attempt is a Ray task, and short ones that the manager bundles share one.
+
+Retries, queueing and time-outs are the manager's: Ray has none of them.
 
 Ray is imported inside the functions: this module is read by processes that may not need it.
 """
@@ -19,36 +21,30 @@ from compute.backend import Attempt, Capabilities, Capacity, Ending, Outcome
 from compute.errors import WorkerLost
 from compute.failures import take_apart
 from compute.pickling import Codec
+from compute.ray_bundles import Bundles, Handle, outcome_of
 from compute.ray_collector import Collector
 from compute.ray_connection import Connection, session
-from compute.ray_worker import HEADER, KILL_AFTER, NAMESPACE, PROGRESS, attempt, ray_pickler, reference_types
+from compute.ray_worker import (
+    CLIENT,
+    HEADER,
+    KILL_AFTER,
+    NAMESPACE,
+    PROGRESS,
+    attempt,
+    ray_pickler,
+    reference_types,
+)
 from compute.resources import Limits
 from compute.wire import Reply, as_reply, unpack
 
 logger = logging.getLogger(__name__)
 
-_ENDINGS = (Ending.VALUE, Ending.ERROR, Ending.UNSENDABLE, Ending.TIMED_OUT, Ending.INTERRUPTED)
 _HELD = 1024 * 1024
 _MEMORY = 1.0
 _ASK_AGAIN = 0.05
 _FUNCTIONS = 1024
 # Attempts that take no CPU are not bounded by CPUs.
 _SLOTS = 2_000
-
-
-class _Handle:
-    """What the backend knows of an attempt that is with Ray."""
-
-    __slots__ = ("asked_at", "handed_at", "progress_at", "reference", "reports", "started", "where")
-
-    def __init__(self, reference: Any) -> None:
-        self.reference = reference
-        self.handed_at = time.time()
-        self.asked_at = 0.0
-        self.started: float | None = None
-        self.where = ""
-        self.progress_at = 0.0
-        self.reports = b""
 
 
 class RayBackend:
@@ -61,7 +57,7 @@ class RayBackend:
     """
 
     name = "ray"
-    capabilities = Capabilities(stops_running_tasks=True, holds_results=True, queues=True)
+    capabilities = Capabilities(stops_running_tasks=True, holds_results=True, queues=True, bundles=True)
 
     def __init__(self, connection: Connection | None = None) -> None:
         import ray
@@ -77,6 +73,7 @@ class RayBackend:
         self._options: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         # Ray Client gives no batches: each reference is a request of its own there.
         self._collector = Collector(ray, batches=not self._client)
+        self._bundles = Bundles(self._kv, self._cancel, self._verdict, self._lost)
         self._few = 0.0
         self._capacity: Capacity | None = None
         self._capacity_at = 0.0
@@ -91,28 +88,51 @@ class RayBackend:
         return self._capacity
 
     def start(self, attempt: Attempt) -> None:
-        """Submit the attempt to Ray."""
+        """Submit the attempt to Ray, its followers in the same task."""
+        if attempt.followers:
+            self._start_bundle([attempt, *attempt.followers])
+            return
         call = attempt.payload
         key = attempt.key.encode()
-        message = HEADER.pack(attempt.timeout or 0.0, time.time(), self._client, len(key)) + key + call.body
+        message = (
+            HEADER.pack(attempt.timeout or 0.0, time.time(), CLIENT if self._client else 0, len(key)) + key + call.body
+        )
         remote = self._with_options(attempt)
         if call.lifted or call.nested:
             reference = remote.remote(message, list(call.nested), call.buffered, *call.lifted)
         else:
             reference = remote.remote(message)
-        attempt.handle = _Handle(reference)
+        attempt.handle = Handle(reference)
         self._collector.watch(reference, self._few, functools.partial(self._completed, attempt))
 
+    def _start_bundle(self, attempts: Sequence[Attempt]) -> None:
+        name, message = self._bundles.pack(attempts, CLIENT if self._client else 0)
+        # The same remote function as for one: Ray keeps workers for each function, and starts more to change over.
+        reference = self._with_options(attempts[0]).remote(message)
+        sent = self._bundles.add(name, reference, attempts)
+        self._collector.watch(reference, self._few, functools.partial(self._bundles.completed, sent))
+
     def stop(self, attempt: Attempt, *, force: bool) -> None:
-        """Have Ray raise KeyboardInterrupt in the function, or with ``force`` end its process."""
-        handle = attempt.handle
+        """Have Ray raise KeyboardInterrupt in the function, or with ``force`` end its process.
+
+        One of a bundle is not stopped before it is known that no other of them runs: that is soon, see `Bundles`.
+        """
+        handle: Handle | None = attempt.handle
         # None while it is being handed over: the dispatcher asks again when it has been.
-        if handle is not None and self.alive():
-            self._ray.cancel(handle.reference, force=force)
+        if handle is None or not self.alive():
+            return
+        handle.stopping = True
+        reference, sent = handle.reference, handle.sent
+        if reference is not None and (force or sent is None or sent.only_to_be_stopped):
+            self._ray.cancel(reference, force=force)
+
+    def _cancel(self, reference: Any) -> None:
+        if self.alive():
+            self._ray.cancel(reference)
 
     def started_at(self, attempt: Attempt) -> float | None:
         """Ask the cluster whether the attempt has begun; known a quarter of a second after it has."""
-        handle: _Handle | None = attempt.handle
+        handle: Handle | None = attempt.handle
         if handle is None:
             return None
         if handle.started is not None:
@@ -129,7 +149,7 @@ class RayBackend:
 
     def reports(self, attempt: Attempt) -> bytes:
         """Ask the cluster what the attempt has reported."""
-        handle: _Handle | None = attempt.handle
+        handle: Handle | None = attempt.handle
         if handle is None:
             return b""
         now = time.monotonic()
@@ -164,8 +184,9 @@ class RayBackend:
     ) -> bool:
         """Wait for the event; for a single attempt by asking Ray, and in a Ray task so that others may use its CPU."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        handle: _Handle | None = attempt.handle if attempt is not None else None
-        reference = handle.reference if handle is not None else None
+        handle: Handle | None = attempt.handle if attempt is not None else None
+        # What is left of a bundle may take longer than this one of it.
+        reference = handle.reference if handle is not None and handle.sent is None else None
         if reference is None:
             self._collector.hurry()
         else:
@@ -177,7 +198,7 @@ class RayBackend:
             if seconds <= 0:
                 return False
             handles = [one.handle.reference for one in under_way() if one.handle is not None]
-            references = [reference for reference in handles if reference is not None]
+            references = [reference for reference in dict.fromkeys(handles) if reference is not None]
             if references:
                 self._ray.wait(references, num_returns=1, timeout=min(seconds, 1.0), fetch_local=False)
             # What Ray has told this call it tells the collector at about the same time.
@@ -194,6 +215,7 @@ class RayBackend:
     def close(self) -> None:
         """Disconnect, if this backend connected."""
         self._session = None
+        self._bundles.close()
         self._collector.close()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -216,14 +238,15 @@ class RayBackend:
 
     def _completed(self, attempt: Attempt, value: Any) -> None:
         """Take what Ray brings; in a thread of Ray's that must neither wait nor run a user's code."""
-        handle: _Handle = attempt.handle
+        handle: Handle = attempt.handle
         if type(value) is bytes:
             reply = unpack(value)
         elif type(value) is tuple:
             reply = unpack(value[0])
             if reply.code < 2 and (value[2] or memoryview(value[1]).nbytes > _HELD):
                 # Too large to keep in this process, or to pin in the store: it stays there until it is asked for.
-                outcome = Outcome(_ENDINGS[reply.code], handle.reference, reply.started_at, reply.seconds, held=True)
+                ending = Ending.ERROR if reply.code else Ending.VALUE
+                outcome = Outcome(ending, handle.reference, reply.started_at, reply.seconds, held=True)
                 attempt.report(attempt, outcome._replace(reports=reply.reports))
                 return
             reply = as_reply(value)
@@ -231,28 +254,31 @@ class RayBackend:
             self._failed(attempt, handle, value)
             return
         handle.reference = None
-        payload: Any = reply if reply.code < 2 else reply.body.decode()
-        outcome = Outcome(_ENDINGS[reply.code], payload, reply.started_at, reply.seconds, reports=reply.reports)
-        attempt.report(attempt, outcome)
+        attempt.report(attempt, outcome_of(reply))
 
-    def _failed(self, attempt: Attempt, handle: _Handle, error: Any) -> None:
-        exceptions = self._ray.exceptions
-        if isinstance(error, exceptions.TaskCancelledError):
-            outcome = Outcome(Ending.INTERRUPTED)
-        elif isinstance(error, (exceptions.TaskUnschedulableError, exceptions.RuntimeEnvSetupError)):
-            outcome = Outcome(Ending.UNPLACEABLE, _text(error))
-        elif isinstance(error, exceptions.RayTaskError):
-            # Not from the function, whose exceptions come as replies: from an argument that another task was to make.
-            cause = error.as_instanceof_cause()
-            outcome = Outcome(Ending.ERROR, Reply(1, 0.0, 0.0, take_apart(cause, ray_pickler().dumps)))
-        else:
+    def _failed(self, attempt: Attempt, handle: Handle, error: Any) -> None:
+        outcome = self._verdict(error)
+        if outcome is None:
             # The table that says when it began must be asked, for which this thread must not be used.
             threading.Thread(target=self._lost, args=(attempt, handle, error), daemon=True).start()
             return
         handle.reference = None
         attempt.report(attempt, outcome)
 
-    def _lost(self, attempt: Attempt, handle: _Handle, error: Any) -> None:
+    def _verdict(self, error: Any) -> Outcome | None:
+        """Return what an error of Ray's says that no worker was lost for."""
+        exceptions = self._ray.exceptions
+        if isinstance(error, exceptions.TaskCancelledError):
+            return Outcome(Ending.INTERRUPTED)
+        if isinstance(error, (exceptions.TaskUnschedulableError, exceptions.RuntimeEnvSetupError)):
+            return Outcome(Ending.UNPLACEABLE, _text(error))
+        if isinstance(error, exceptions.RayTaskError):
+            # Not from the function, whose exceptions come as replies: from an argument that another task was to make.
+            cause = error.as_instanceof_cause()
+            return Outcome(Ending.ERROR, Reply(1, 0.0, 0.0, take_apart(cause, ray_pickler().dumps)))
+        return None
+
+    def _lost(self, attempt: Attempt, handle: Handle, error: Any) -> None:
         """Tell a worker that was lost from one that was ended because its attempt had outlived its timeout."""
         ended = time.time()
         reason = _text(error)

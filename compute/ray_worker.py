@@ -6,6 +6,7 @@ Ray is imported where it is used: only a process of Ray runs this.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import platform
@@ -17,18 +18,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compute.attempt import Overdue, run
+from compute.bundle import PATIENCE, Bundle, Item
 from compute.killer import Killer
-from compute.wire import OUT_OF_BAND, Pickled, Pickler, keep_large, pack, take_nested
+from compute.wire import OUT_OF_BAND, Pickled, Pickler, Reply, keep_large, pack, take_nested
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = b"compute-tasks"
 HEADER = struct.Struct("<ddBH")
-"""The timeout (0: none), when it was handed over, whether the driver uses Ray Client, the length of the key.
+"""The timeout (0: none), when it was handed over, `CLIENT` and `BUNDLE`, the length of the key.
 
-The key follows, then the body of the call.
+The key follows, then the body of the call; of a bundle its name, and a pickle of its items.
 """
+
+CLIENT, BUNDLE = 1, 2
+"""Whether the driver uses Ray Client, and whether it is a bundle: see `compute.bundle`."""
 
 PROGRESS = b"/progress"
 """Added to an attempt's key: where the table has what it reports."""
+
+BACK = b"/back"
+"""Added to a bundle's name: where the table has what comes of it while one of its calls still runs."""
 
 KILL_AFTER = 1.0
 """Seconds from interrupting an overdue function to ending its process."""
@@ -43,20 +53,70 @@ def attempt(message: bytes, nested: Sequence[Any] = (), buffered: bool = False, 
 
     One argument of bytes and one result of bytes is what Ray moves fastest: as fast as no argument at all.
     """
-    timeout, handed_at, client, length = HEADER.unpack_from(message)
+    timeout, handed_at, flags, length = HEADER.unpack_from(message)
     start = HEADER.size + length
-    key = message[HEADER.size : start]
+    key, body = message[HEADER.size : start], message[start:]
+    client = bool(flags & CLIENT)
+    if flags & BUNDLE:
+        return _run_bundle(key, pickle.loads(body), client)  # noqa: S301  (from our own manager)
+    late = bool(timeout) and time.time() - handed_at > _WAITED
+    reply = _run(key, timeout, body, lifted, nested, buffered, late=late)
+    return pack(reply) if _is_small(reply) else _in_parts(reply, client)
+
+
+def _run_bundle(name: bytes, items: Sequence[Item], client: bool) -> Any:
+    """Run calls that were handed over together.
+
+    Returns a pickle of the replies by key and of the keys that are given back; beside it, in a tuple, the replies that
+    are not small.
+    """
+    calls = Bundle(items, lambda item: _run(item.key.encode(), item.timeout or 0.0, item.body))
+    _reporter.attend(name, calls)
+    try:
+        calls.run()
+    except KeyboardInterrupt:
+        # Between two of them.
+        calls.give_up()
+    finally:
+        _reporter.leave()
+    told = _told(calls)
+    others = [(key, *_in_parts(reply, client)) for key, reply in calls.replies.items() if not _is_small(reply)]
+    return (told, others) if others else told
+
+
+def _told(calls: Bundle) -> bytes:
+    with calls.lock:
+        replies = [(key, pack(reply)) for key, reply in calls.replies.items() if _is_small(reply)]
+        return pickle.dumps((replies, calls.returned), 5)
+
+
+def _run(
+    key: bytes,
+    timeout: float,
+    body: bytes,
+    lifted: Sequence[Any] = (),
+    nested: Sequence[Any] = (),
+    buffered: bool = False,
+    *,
+    late: bool = False,
+) -> Reply:
     _reporter.begin(key)
-    if timeout and time.time() - handed_at > _WAITED:
+    if late:
         # Should the worker be lost, whether for its timeout is told by when it began, not by when it was handed over.
         _reporter.report()
     try:
         guard = _deadline(timeout) if timeout else None
-        reply = run(message[start:], lifted, nested, buffered, ray_pickler(), _reporter.tell, guard)
+        return run(body, lifted, nested, buffered, ray_pickler(), _reporter.tell, guard)
     finally:
         _reporter.end()
-    if not reply.buffers and not reply.nested and len(reply.body) < OUT_OF_BAND:
-        return pack(reply)
+
+
+def _is_small(reply: Reply) -> bool:
+    return not reply.buffers and not reply.nested and len(reply.body) < OUT_OF_BAND
+
+
+def _in_parts(reply: Reply, client: bool) -> tuple[Any, ...]:
+    """Return a reply that Ray is to carry in pieces."""
     head = pack(reply._replace(body=b"", buffers=(), nested=()))
     if client:
         # Its server reads the result and pickles it again, which it cannot do with views of the object store.
@@ -147,13 +207,16 @@ class _Reporter:
     """Tells the cluster's key-value table when an attempt began, if it runs for longer than a moment.
 
     The driver cannot know: an attempt may wait in Ray's queue. Most attempts are over before anybody asks, so a
-    thread looks now and then, and the quick ones cost nothing.
+    thread looks now and then, and the quick ones cost nothing. A bundle that takes longer than was thought is given
+    back there, too, but for the call that runs.
     """
 
     def __init__(self) -> None:
         self._current: tuple[bytes, float] | None = None
         self._reported: bytes | None = None
         self._told: bytes | None = None
+        self._bundle: tuple[bytes, Bundle] | None = None
+        self._given_back: bytes | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -175,6 +238,31 @@ class _Reporter:
 
             for key in keys:
                 _internal_kv_del(key, namespace=NAMESPACE)
+
+    def attend(self, name: bytes, calls: Bundle) -> None:
+        """Note that a bundle begins."""
+        self._bundle = name + BACK, calls
+
+    def leave(self) -> None:
+        """Note that it ended, and take back what was told: its result says all."""
+        with self._lock:
+            self._bundle = None
+            key, self._given_back = self._given_back, None
+        if key is not None:
+            from ray.experimental.internal_kv import _internal_kv_del
+
+            _internal_kv_del(key, namespace=NAMESPACE)
+
+    def _give_back(self) -> None:
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        with self._lock:
+            current = self._bundle
+            if current is None or self._given_back is not None or time.monotonic() - current[1].began < PATIENCE:
+                return
+            current[1].give_up()
+            _internal_kv_put(current[0], _told(current[1]), overwrite=True, namespace=NAMESPACE)
+            self._given_back = current[0]
 
     def report(self) -> None:
         """Tell that the current attempt has begun."""
@@ -207,8 +295,13 @@ class _Reporter:
             current = self._current
             if current is not None:
                 busy = time.time()
-                if busy - current[1] >= _REPORT_AFTER:
-                    self.report()
+                try:
+                    self._give_back()
+                    if busy - current[1] >= _REPORT_AFTER:
+                        self.report()
+                except Exception:
+                    # The cluster's head does not answer, most likely; it is tried again.
+                    logger.warning("attempt=%s event=unreported", current[0].decode(), exc_info=True)
         self._thread = None
         if (current := self._current) is not None:
             # It began while this thread was about to end.

@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from compute.backend import Attempt, Backend, Capabilities, Capacity, Ending, Outcome
+from compute.bundle import Item
 from compute.config import Config
 from compute.errors import BackendUnavailable, WorkerLost
 from compute.failures import take_apart
@@ -97,8 +98,8 @@ def connect(config: Config, address: str | None, key: str) -> Backend:
 
 
 # Not more futures than there are threads: Dask knows nothing of the CPUs that a task asks for.
-WITH_NANNIES = Capabilities(stops_running_tasks=True, holds_results=True, queues=False, bundles=True)
-WITHOUT_NANNIES = WITH_NANNIES._replace(stops_running_tasks=False, bundles=False)
+WITH_NANNIES = Capabilities(stops_running_tasks=True, holds_results=True, queues=False, bundles=True, keeps_notes=True)
+WITHOUT_NANNIES = WITH_NANNIES._replace(stops_running_tasks=False, bundles=False, keeps_notes=False)
 """When workers have nobody to start them again, or are threads of this very process."""
 
 
@@ -271,7 +272,7 @@ class DaskBackend:
         first = attempts[0]
         function: Any
         if sent.bundled:
-            items = [bundle.Item(one.handle.name, one.timeout, one.payload.body) for one in attempts]
+            items = [Item(one.handle.name, one.timeout, one.payload.body) for one in attempts]
             function, arguments = bundle.run, (self._topic, sent.name, pickle.dumps(items, 5))
         else:
             call = first.payload

@@ -5,29 +5,15 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from compute.bundle import PATIENCE, Bundle, Item
 from compute.wire import Reply
 from dask_bridge import worker
 from dask_bridge.journal import Journal
 
 if TYPE_CHECKING:
     from distributed import Worker
-
-PATIENCE = 0.05
-"""Seconds after which a bundle is no longer short: what has not begun goes back, to be run elsewhere."""
-
-_FULL = 64 * 1024
-"""Bytes of replies with which a bundle ends: large ones are for calls that go alone."""
-
-
-class Item(NamedTuple):
-    """One of the calls."""
-
-    key: str
-    timeout: float | None
-    body: bytes
 
 
 class Result(NamedTuple):
@@ -45,94 +31,49 @@ def run(topic: str, name: str, packed: bytes) -> Result:
     """Run the pickled items of a bundle; this is the Dask task."""
     from distributed import get_worker
 
-    bundle = _bundles[name] = Bundle(get_worker(), topic, name, pickle.loads(packed))  # noqa: S301  (our own)
+    where = get_worker()
+    items: list[Item] = pickle.loads(packed)  # noqa: S301  (our own)
     try:
-        return bundle.run()
+        with Journal(where, name) as journal:
+
+            def run_one(item: Item) -> Reply:
+                journal.begun(item.key, time.time())
+                reply = worker.run_one(where, topic, item.key, item.timeout, item.body, False, ())
+                journal.ended(item.key, reply)
+                return reply
+
+            bundle = _bundles[name] = Bundle(items, run_one)
+            timer = threading.Timer(PATIENCE, _hand_back, (where, topic, name, bundle))
+            timer.daemon = True
+            timer.start()
+            try:
+                bundle.run()
+            finally:
+                timer.cancel()
+        return Result(bundle.replies, bundle.returned)
     finally:
-        del _bundles[name]
+        _bundles.pop(name, None)
+        worker.forget(item.key for item in items)
 
 
 def interrupt(name: str) -> bool:
     """Let a bundle end at once; False when it does not run here."""
     bundle = _bundles.get(name)
     if bundle is not None:
-        bundle.interrupt()
+        bundle.give_up()
+        running = bundle.running
+        if running is not None:
+            worker.interrupt(running.key)
     return bundle is not None
 
 
-class Bundle:
-    """Runs calls, and gives back what it does not come to.
-
-    Parameters
-    ----------
-    where : distributed.Worker
-        This process's.
-    topic, name : str
-        Under which the client is told what cannot wait for the end.
-    items : list of Item
-        In their order.
-    """
-
-    def __init__(self, where: Worker, topic: str, name: str, items: list[Item]) -> None:
-        self._worker = where
-        self._topic = topic
-        self._name = name
-        self._items = items
-        self._lock = threading.Lock()
-        self._pending = deque(items)
-        self._running: tuple[str, float] | None = None
-        self._replies: dict[str, Reply] = {}
-        self._returned: list[str] = []
-
-    def run(self) -> Result:
-        """Run them all, or as many as there is time and room for."""
-        timer = threading.Timer(PATIENCE, self._hand_back)
-        timer.daemon = True
-        timer.start()
-        size = 0
-        try:
-            with Journal(self._worker, self._name) as journal:
-                while size < _FULL and (item := self._next()) is not None:
-                    journal.begun(item.key, time.time())
-                    reply = worker.run_one(self._worker, self._topic, item.key, item.timeout, item.body, False, ())
-                    journal.ended(item.key, reply)
-                    size += len(reply.body) + sum(map(len, reply.buffers))
-                    with self._lock:
-                        self._replies[item.key] = reply
-                        self._running = None
-                self._give_up()
-        finally:
-            timer.cancel()
-            worker.forget(item.key for item in self._items)
-        return Result(self._replies, self._returned)
-
-    def interrupt(self) -> None:
-        """Begin no more of them, and interrupt the one that runs."""
-        self._give_up()
-        running = self._running
-        if running is not None:
-            worker.interrupt(running[0])
-
-    def _next(self) -> Item | None:
-        with self._lock:
-            if not self._pending:
-                return None
-            item = self._pending.popleft()
-            self._running = (item.key, time.time())
-            return item
-
-    def _give_up(self) -> None:
-        with self._lock:
-            self._returned += [item.key for item in self._pending]
-            self._pending.clear()
-
-    def _hand_back(self) -> None:
-        """Tell the client how far it is, that nobody waits for a call that takes longer than was thought."""
-        self._give_up()
-        with self._lock:
-            replies = [(key, tuple(reply)) for key, reply in self._replies.items()]
-            running = self._running
-        if running is not None:
-            told = {"bundle": self._name, "replies": replies, "returned": self._returned}
-            begun = {"key": running[0], "started_at": running[1], "worker": self._worker.address}
-            self._worker.log_event(self._topic, {**told, **begun})
+def _hand_back(where: Worker, topic: str, name: str, bundle: Bundle) -> None:
+    """Tell the client how far it is, that nobody waits for a call that takes longer than was thought."""
+    bundle.give_up()
+    with bundle.lock:
+        replies = [(key, tuple(reply)) for key, reply in bundle.replies.items()]
+        running = bundle.running
+    if running is not None:
+        told = {"bundle": name, "replies": replies, "returned": bundle.returned}
+        begun = {"key": running.key, "started_at": running.since, "worker": where.address}
+        where.log_event(topic, {**told, **begun})

@@ -19,6 +19,7 @@ WORDS = {
     "holds_results": "large results stay with the engine until they are asked for",
     "queues": "short tasks are handed over ahead of need",
     "bundles": "short tasks travel together",
+    "keeps_notes": "of those, only what was running runs again when a worker is lost",
 }
 
 
