@@ -98,7 +98,7 @@ def start(engine: str, line: int, log: int) -> Child:
     with _lock:
         for _ in range(_TRIES):
             ours, theirs = socket.socketpair()
-            with theirs, suppress(OSError):  # the server has just ended
+            with theirs, suppress(ConnectionError):  # the server has just ended
                 socket.send_fds(_running().control, [bytes([ENGINES.index(engine)])], [line, log, theirs.fileno()])
             if (pid := _receive(ours)) is not None:
                 return Child(pid, ours)
