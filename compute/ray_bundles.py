@@ -12,6 +12,7 @@ from typing import Any
 
 from compute.backend import Attempt, Ending, Outcome
 from compute.bundle import Item
+from compute.ray_collector import CLOSING
 from compute.ray_worker import BACK, BUNDLE, HEADER
 from compute.wire import Reply, as_reply, unpack
 
@@ -171,11 +172,14 @@ class Bundles:
             self._report_left(sent, outcome)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Ask no more, from when this returns on."""
         with self._wake:
             self._closed = True
             self._asked.clear()
             self._wake.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSING)
 
     def _forget(self, sent: Sent) -> None:
         with self._wake:
