@@ -434,7 +434,8 @@ class Dispatcher:
     def _well_fed(self) -> bool:
         """Whether the engine has enough in its own queue that the next ones may be handed over together, later."""
         usage = self._usage
-        return usage.ahead is not None and usage.cpus is not None and usage.cpu >= FED * usage.cpus
+        # A cluster that has no CPU yet is fed by nothing: what waits has to be seen there for it to grow.
+        return usage.ahead is not None and bool(usage.cpus) and usage.cpu >= FED * (usage.cpus or 0.0)
 
     def _capacity_changed(self) -> None:
         with self.lock:
@@ -491,11 +492,10 @@ class Dispatcher:
 
     def _fits(self, task: Task) -> bool:
         task.estimate = self._durations.estimate(task.function, task.need)
-        usage = self._usage
         if self._bundles and self._well_fed() and self._goes_along(TOGETHER, task):
             # It waits here until it can go together with others.
             return False
-        return usage.fits(task.need, task.estimate)
+        return self._usage.fits(task.need, task.estimate)
 
     def _admit(self, task: Task) -> None:
         """Put a task in line whose inputs have come, or end it because one never will."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,20 @@ def a_node_is_removed_and_another_added(cluster: Cluster, manager: ComputeManage
         # Every run was an attempt, and every attempt but the last has its reason.
         assert status.attempts == times[str(manager.get_result(task_id))] == 2, (status, times)
         assert len(status.reasons) == 1
+
+
+def the_last_cpu_goes_and_others_come(cluster: Cluster, manager: ComputeManager, directory: Path) -> None:
+    """What waits for CPUs is shown to the cluster, short tasks among it, so that an autoscaler would see it."""
+    del directory
+    node = cluster.add_node(num_cpus=2)
+    until(lambda: manager.resources()["total"]["cpu"] == 2)
+    assert manager.gather_results(manager.submit_many(abs, ((-n,) for n in range(100))), timeout=60) == [*range(100)]
+    cluster.remove_node(node, allow_graceful=False)
+    until(lambda: manager.resources()["total"]["cpu"] == 0)
+    task_ids = manager.submit_many(abs, ((-n,) for n in range(100)))
+    until(lambda: manager.resources()["under_way"] > 0)
+    cluster.add_node(num_cpus=2)
+    assert manager.gather_results(task_ids, timeout=60) == [*range(100)]
 
 
 def the_head_is_unreachable_for_a_while(cluster: Cluster, manager: ComputeManager, directory: Path) -> None:
@@ -170,18 +185,20 @@ def the_work_of_a_driver_that_is_gone_ends(cluster: Cluster, manager: ComputeMan
     assert not any((directory / str(number)).exists() for number in range(2, 6))
 
 
-def until_placeable(manager: ComputeManager, asked: dict[str, int]) -> None:
-    end = time.monotonic() + 30
-    while (manager.backend.capacity().total.memory or 0) < asked["memory"] or len(manager.backend.capacity().nodes) < 2:
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
         assert time.monotonic() < end
-        time.sleep(0.2)
+        time.sleep(0.05)
+
+
+def until_placeable(manager: ComputeManager, asked: dict[str, int]) -> None:
+    capacity = manager.backend.capacity
+    until(lambda: (capacity().total.memory or 0) >= asked["memory"] and len(capacity().nodes) > 1)
 
 
 def wait_for_lines(path: Path, count: int) -> None:
-    end = time.monotonic() + 60
-    while work.count(path) < count:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: work.count(path) >= count, 60.0)
 
 
 def gcs_server() -> psutil.Process:
@@ -194,6 +211,7 @@ FAULTS: dict[str, Any] = {
     fault.__name__: fault
     for fault in (
         a_node_is_removed_and_another_added,
+        the_last_cpu_goes_and_others_come,
         the_head_is_unreachable_for_a_while,
         one_in_twenty_of_many_tasks_crashes_its_process,
         a_task_prints_a_gigabyte,
@@ -205,7 +223,11 @@ FAULTS: dict[str, Any] = {
 
 def main(name: str, directory: Path) -> None:
     """Run one of them."""
-    head = {"num_cpus": 2, "memory": 2**28, "include_dashboard": False}
+    head = {
+        "num_cpus": 0 if name == "the_last_cpu_goes_and_others_come" else 2,
+        "memory": 2**28,
+        "include_dashboard": False,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         ray.init(address=cluster.address, log_to_driver=name == "a_task_prints_a_gigabyte")

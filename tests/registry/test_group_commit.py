@@ -60,7 +60,8 @@ def test_a_commit_that_fails_fails_its_batch_and_no_other() -> None:
 
 
 _INTERRUPTED = """
-import threading, time
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
 from compute.errors import StorageError
 from registry.group_commit import GroupCommit
 def commit(tickets):
