@@ -106,7 +106,8 @@ def test_a_worker_is_removed_and_another_added(own_servers: DaskServers, tmp_pat
         for n, task_id in enumerate(task_ids):
             status = manager.get_task_status(task_id)
             assert status.state is TaskState.SUCCEEDED
-            assert len(runs(tmp_path / str(n))) == status.attempts
+            # One that was lost before its first line ran has begun all the same.
+            assert 1 <= len(runs(tmp_path / str(n))) <= status.attempts <= 2
         assert manager.get_result(manager.submit_task(abs, -1), timeout=60) == 1
 
 
