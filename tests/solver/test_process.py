@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -99,7 +100,12 @@ def easy() -> Model:
 
 def _servers() -> list[psutil.Process]:
     """Those of this process."""
-    return [child for child in psutil.Process().children() if "solver.optimization.forkserver" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # others come and go meanwhile
+            if "solver.optimization.forkserver" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_each_solve_has_a_new_process_of_one_server(easy: Model) -> None:
