@@ -435,7 +435,7 @@ class Dispatcher:
         """Whether the engine has enough in its own queue that the next ones may be handed over together, later."""
         usage = self._usage
         # A cluster that has no CPU yet is fed by nothing: what waits has to be seen there for it to grow.
-        return usage.ahead is not None and bool(usage.cpus) and usage.cpu >= FED * (usage.cpus or 0.0)
+        return usage.ahead is not None and usage.cpus is not None and 0 < FED * usage.cpus <= usage.cpu
 
     def _capacity_changed(self) -> None:
         with self.lock:

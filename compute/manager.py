@@ -107,7 +107,7 @@ class ComputeManager:
             Seconds that one attempt may run, counted from when it starts; by default ``task_defaults.timeout``.
         retries : int, optional
             Attempts after the first, when the worker or its node was lost; by default ``task_defaults.retries``.
-            Short tasks go to a worker several at a time, and share its fate; with 0, each goes alone.
+            Short tasks go to a worker several at a time; on Ray they share its fate, and with 0 each goes alone.
         retry_exceptions : exception class or tuple of them
             Exceptions of the function itself for which it is tried again, too.
 

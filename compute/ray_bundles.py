@@ -12,7 +12,7 @@ from typing import Any
 
 from compute.backend import Attempt, Ending, Outcome
 from compute.bundle import Item
-from compute.ray_collector import CLOSING
+from compute.ray_collector import wait_for
 from compute.ray_worker import BACK, BUNDLE, HEADER
 from compute.wire import Reply, as_reply, unpack
 
@@ -178,8 +178,7 @@ class Bundles:
             self._asked.clear()
             self._wake.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(CLOSING)
+        wait_for(thread)
 
     def _forget(self, sent: Sent) -> None:
         with self._wake:
@@ -194,6 +193,7 @@ class Bundles:
                 self._take(sent, Result(told))
                 self._kv("del", sent.name, BACK)
         except Exception:
+            # The cluster's head does not answer, most likely: all of them count as lost, and are tried again.
             logger.warning("bundle=%s event=unheard", sent.name, exc_info=True)
         left = list(sent.left.values())
         if told is None and len(left) > 1:

@@ -20,14 +20,19 @@ logger = logging.getLogger(__name__)
 Report = Callable[[Any], None]
 """Takes the value of a reference, or the exception in its place."""
 
-CLOSING = 5.0
-"""Seconds for which a thread that asks Ray something is waited for at the end."""
+_CLOSING = 5.0
 
 _FRESH = 0.003
 _AWAKE = 0.25
 _WAIT = 0.01
 _LONG = 0.3
 _SHARE = 4
+
+
+def wait_for(thread: threading.Thread | None) -> None:
+    """Wait until a thread has ended that asks Ray something; letting go of a reference while Ray shuts down ends us."""
+    if thread is not None and thread is not threading.current_thread():
+        thread.join(_CLOSING)
 
 
 class Collector:
@@ -94,14 +99,13 @@ class Collector:
                 self._wake.notify()
 
     def close(self) -> None:
-        """Let the thread end, and wait for it: letting go of a reference while Ray shuts down ends the process."""
+        """Let the thread end, and wait for it."""
         with self._lock:
             self._closed = True
             self._waiting.clear()
             self._wake.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(CLOSING)
+        wait_for(thread)
 
     def _run(self) -> None:
         while True:

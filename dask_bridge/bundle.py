@@ -33,26 +33,24 @@ def run(topic: str, name: str, packed: bytes) -> Result:
 
     where = get_worker()
     items: list[Item] = pickle.loads(packed)  # noqa: S301  (our own)
+
+    def run_one(item: Item) -> Reply:
+        journal.begun(item.key, time.time())
+        reply = worker.run_one(where, topic, item.key, item.timeout, item.body, False, ())
+        journal.ended(item.key, reply)
+        return reply
+
+    bundle = _bundles[name] = Bundle(items, run_one)
+    timer = threading.Timer(PATIENCE, _hand_back, (where, topic, name, bundle))
+    timer.daemon = True
+    timer.start()
     try:
         with Journal(where, name) as journal:
-
-            def run_one(item: Item) -> Reply:
-                journal.begun(item.key, time.time())
-                reply = worker.run_one(where, topic, item.key, item.timeout, item.body, False, ())
-                journal.ended(item.key, reply)
-                return reply
-
-            bundle = _bundles[name] = Bundle(items, run_one)
-            timer = threading.Timer(PATIENCE, _hand_back, (where, topic, name, bundle))
-            timer.daemon = True
-            timer.start()
-            try:
-                bundle.run()
-            finally:
-                timer.cancel()
+            bundle.run()
         return Result(bundle.replies, bundle.returned)
     finally:
-        _bundles.pop(name, None)
+        timer.cancel()
+        del _bundles[name]
         worker.forget(item.key for item in items)
 
 

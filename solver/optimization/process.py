@@ -75,9 +75,9 @@ def run_job(
     """
     with tempfile.TemporaryFile() as log:
         ours, theirs = socket.socketpair()
-        with theirs:
-            line = Connection(ours.detach())
+        with theirs, ours:
             child = start(job.engine, theirs.fileno(), log.fileno())
+            line = Connection(ours.detach())
         try:
             return _Watch(job, child, line, log, ready or _nothing).run(progress or _ignore, stopped or _never)
         finally:
