@@ -119,7 +119,7 @@ def solve_blocks(
         return []
     version = ", ".join(sorted({solution.run.version for solution in solutions}))
     log = "\n".join(solution.run.log for solution in solutions)
-    run = Run(outcome, [], conflict, version, time.monotonic() - began, log)
+    run = Run(outcome, [], conflict, version, time.monotonic() - began, log, options)
     return [(engine, run, judge(program, run, options))]
 
 

@@ -15,6 +15,9 @@ Reason = Literal[
     "NO_SOLUTION_FOUND", "NUMERICAL_ERROR", "OTHER_ERROR",
 ]  # fmt: skip
 """As MathOpt names them: https://developers.google.com/optimization/math_opt"""
+Search = Literal["default", "branching"]
+"""How a program with whole numbers is searched: as the engine comes, or branching at once, with few cuts and no
+heuristics, which proves in a minute what takes others that begin with much of both several."""
 Limit = Literal["TIME", "ITERATION", "NODE", "MEMORY", "INTERRUPTED", "OTHER"]
 
 
@@ -28,6 +31,7 @@ class Options(NamedTuple):
     seed: int = 0
     hint: Floats | None = None
     """Values to begin with; those that are not known are NaN."""
+    search: Search = "default"
     solutions: int = 1
     """How many different ones are wanted."""
     quiet: bool = False

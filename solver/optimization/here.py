@@ -30,4 +30,4 @@ def run_here(job: Job) -> Run:
             outcome = engine.solve(job.program, job.options._replace(quiet=True), Events(note))
         except Exception as error:  # noqa: BLE001  (whatever it is; it is told, and the next engine asked)
             outcome = Outcome("OTHER_ERROR", None, f"{type(error).__name__}: {error}")
-    return Run(outcome, found, None, engine.version(), time.monotonic() - started, "")
+    return Run(outcome, found, None, engine.version(), time.monotonic() - started, "", job.options)

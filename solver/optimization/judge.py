@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from solver.optimization.check import OPTIMALITY, Check, Proof, check_optimality
-from solver.optimization.engine import Limit, Options, Outcome, Reason
+from solver.optimization.engine import Limit, Options, Outcome, Reason, Search
 from solver.optimization.model import Model, checked
 from solver.optimization.nonlinear.program import STATIONARITY
 from solver.optimization.process import Run
@@ -27,6 +27,8 @@ class Attempt(NamedTuple):
     """After our check."""
     limit: Limit | None
     detail: str
+    seed: int
+    search: Search
 
 
 class Solution(NamedTuple):

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from solver.optimization.engine import Conflict, Outcome
+from solver.optimization.engine import Conflict, Options, Outcome
 from solver.optimization.forkserver import Child, start
 from solver.optimization.job import STOP, Incumbent, Job
 
@@ -47,6 +47,8 @@ class Run(NamedTuple):
     seconds: float
     log: str
     """The end of what the engine printed."""
+    options: Options = Options()
+    """What the engine was given."""
 
 
 def run_job(
@@ -119,7 +121,7 @@ class _Watch:
         if outcome.limit == "INTERRUPTED" and not stopped():
             # It was asked to stop because its time was up.
             outcome = replace(outcome, limit="TIME")
-        return Run(outcome, self._incumbents, self._conflict, self._version, seconds, self._tail())
+        return Run(outcome, self._incumbents, self._conflict, self._version, seconds, self._tail(), self._job.options)
 
     def _soft(self) -> float:
         """Return when it is asked to stop: its limit does not begin before it does."""

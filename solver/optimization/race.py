@@ -1,8 +1,9 @@
 """Several engines race for one program: what one finds hard, another often does not.
 
 The first runs alone for a few seconds, since most programs are solved by then. Then others run beside it, one on each
-further CPU: of those that were asked for, or of those that are idle. The first answer that settles the question, and
-that our check confirms, ends the race; the others stop and leave their best solution.
+further CPU: of those that were asked for, or of those that are idle. An engine that can search in another way does,
+beside the first, and with more CPUs than engines they run again, each time with the next seed. The first answer that
+settles the question, and that our check confirms, ends the race; the others stop and leave their best solution.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from solver.optimization.engine import Options
+from solver.optimization.engine import Options, Search
 from solver.optimization.job import Incumbent, Job
 from solver.optimization.judge import SETTLED, UNSETTLED, Solution, judge
 from solver.optimization.model import Model
@@ -25,6 +26,11 @@ ALONE = 3.0
 """Seconds for which the first engine runs alone, from when its process is up."""
 MOST_SPARE = 3
 """Engines that run on idle CPUs, at most."""
+_SEARCHES: Mapping[str, Sequence[Search]] = {"scip": ("branching", "default")}
+"""Of those that have more than one way, in the order in which they are tried beside another engine."""
+_MOST = 8
+"""Processes that race for one program: each holds a copy of it, and the ninth seed seldom finds what eight did not."""
+_SEEDS = 2**31
 _LEAST_SECONDS = 0.5
 _LOOK = 0.05
 _ASK_AGAIN = 2.0
@@ -80,7 +86,7 @@ class _Race:
     ) -> None:
         self._program, self._options, self._memory, self._progress = program, options, memory, progress
         self._spare = spare
-        self._waiting = deque(engines)
+        self._waiting = deque(_entrants(options, engines, options.threads + (MOST_SPARE if spare else 0)))
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._resisted = threading.Event()
@@ -143,8 +149,8 @@ class _Race:
             with self._lock:
                 if not self._waiting or (left < _LEAST_SECONDS and self._found):
                     return
-                engine = self._waiting.popleft()
-            options = self._options._replace(time_limit=max(left, _LEAST_SECONDS), threads=1)
+                engine, options = self._waiting.popleft()
+            options = options._replace(time_limit=max(left, _LEAST_SECONDS))
             job = Job(self._program, engine, options, self._memory)
             run = run_job(job, progress=self._tell, stopped=self._over.is_set, ready=self._begin)
             solution = judge(self._program, run, self._options)
@@ -165,3 +171,16 @@ class _Race:
             leading = self._best
         if self._progress is not None:
             self._progress(time.monotonic() - self._started, leading)
+
+
+def _entrants(options: Options, engines: Sequence[str], least: int) -> list[tuple[str, Options]]:
+    """Return each engine once, and again with other seeds and ways of searching while there are CPUs for them."""
+    found = []
+    for number in range(max(min(least, _MOST), len(engines))):
+        turn, place = divmod(number, len(engines))
+        # The one that begins has its way already: in later turns it is the last.
+        engine = engines[place if turn == 0 else (place + 1) % len(engines)]
+        searches = _SEARCHES.get(engine, ("default",)) if number else ("default",)
+        search = searches[turn % len(searches)]
+        found.append((engine, options._replace(threads=1, seed=(options.seed + turn) % _SEEDS, search=search)))
+    return found

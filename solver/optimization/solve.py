@@ -94,7 +94,17 @@ def solve_program(
         found = _in_turn(least, options, order, memory, progress)
     found = _unrefuted(found)
     attempts = [
-        Attempt(engine, run.version, run.seconds, run.outcome.reason, solution.reason, solution.limit, solution.detail)
+        Attempt(
+            engine,
+            run.version,
+            run.seconds,
+            run.outcome.reason,
+            solution.reason,
+            solution.limit,
+            solution.detail,
+            run.options.seed,
+            run.options.search,
+        )
         for engine, run, solution in found
     ]
     engine, _, best = min(found, key=lambda one: _rank(one[2]))
@@ -104,7 +114,7 @@ def solve_program(
 def so_far(program: Model, best: Incumbent, options: Options) -> Solution:
     """Return what is known while a search goes on: its best point, checked as the answer will be."""
     outcome = Outcome("FEASIBLE", None, "the best so far", best.x, best.bound)
-    run = Run(outcome, [best], None, "", best.seconds, "")
+    run = Run(outcome, [best], None, "", best.seconds, "", options)
     return _turned(judge(minimised(program), run, options._replace(solutions=1)), program)
 
 
@@ -161,7 +171,7 @@ def _order(program: Model) -> Sequence[str]:
     if program.kind == "QP" and not is_convex(program):
         return ("scip",)
     if program.kind == "MIP" and program.integer.all():
-        return ("highs", "cp-sat", "scip")
+        return ("highs", "scip", "cp-sat")
     return _ORDERS[program.kind]
 
 

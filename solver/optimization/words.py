@@ -33,7 +33,13 @@ def as_answer(program: Model, solution: Solution) -> dict[str, Any]:
         "reduced_costs": None if solution.reduced_costs is None else _values(variables, solution.reduced_costs),
         "check": None,
         "infeasible_subsystem": None,
-        "engine": {"name": solution.engine, "version": run.version, "seconds": round(run.seconds, 3)},
+        "engine": {
+            "name": solution.engine,
+            "version": run.version,
+            "seconds": round(run.seconds, 3),
+            "seed": run.options.seed,
+            "search": run.options.search,
+        },
         "attempts": [{**attempt._asdict(), "seconds": round(attempt.seconds, 3)} for attempt in solution.attempts],
         "incumbents": [
             {

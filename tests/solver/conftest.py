@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,29 @@ import pytest
 from compute import Config
 from jobs import train_model
 from solver import SolverService, get_solver_service
+
+INSTANCES = Path(__file__).parent / "instances"
+HARD = INSTANCES / "markshare1.mps.gz"
+"""No engine proves its optimum within minutes."""
+
+KNAPSACK = {
+    "variables": {name: {"lower": 0, "upper": 1, "integer": True} for name in "abc"},
+    "maximize": "8*a + 11*b + 6*c + 1",
+    "subject_to": ["weight: 5*a + 7*b + 4*c <= 12"],
+}
+
+
+def question(**source: object) -> dict[str, Any]:
+    """An optimization as the service is asked for it."""
+    return {"type": "optimization", **source}
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something that is about to become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def flights(rows: int, seed: int = 0) -> pd.DataFrame:

@@ -58,6 +58,10 @@ def solve(program: Model, options: Options, events: Events) -> Outcome:
     model.setParam("randomization/randomseedshift", options.seed)
     model.setParam("lp/threads", options.threads)
     model.setParam("misc/catchctrlc", False)
+    if options.search == "branching":
+        model.setHeuristics(pyscipopt.SCIP_PARAMSETTING.OFF)  # type: ignore[attr-defined]
+        model.setParam("separating/maxroundsroot", 1)
+        model.setParam("separating/maxrounds", 0)
     if options.hint is not None:
         _hint(model, variables, options.hint)
     model.includeEventhdlr(_Incumbents(variables, events), "incumbents", "tells of each better solution")
