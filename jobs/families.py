@@ -78,19 +78,22 @@ class Family:
     ``score`` gives values of shape (rows,) for regression and probabilities of shape (rows, classes) otherwise.
     ``rounds`` is the number of boosting rounds or trees, and ``peak`` the bytes that fitting takes on top of the
     matrix, for (rows, features, params). ``importances`` has a value of at least 0 for each column, from the model and
-    some rows. ``monotone`` is whether it takes monotone constraints.
+    some rows. ``distributes`` is what workers of a cluster have shares of: the rows, or the trees, each from all rows;
+    ``effort`` is how long a round takes for each cell of the matrix, 1 for boosting. ``monotone`` is whether it
+    takes monotone constraints.
     """
 
     model_type: str
     libraries: tuple[str, ...]
     dtype: Dtype
-    distributes: bool
     check: Callable[[Mapping[str, Any], str | None], None]
     fit: Callable[..., Any]
     score: Callable[[Any, Matrix, Problem], Matrix]
     rounds: Callable[[Mapping[str, Any]], int]
     peak: Callable[[int, int, Mapping[str, Any]], int]
     importances: Callable[[Any, Matrix, Problem], Matrix]
+    distributes: Literal["rows", "trees"] | None = None
+    effort: float = 1.0
     continues: bool = False
     boosting: Boosting | None = None
     monotone: bool = False
@@ -102,7 +105,7 @@ def find_family(model_type: str) -> Family:
     Examples
     --------
     >>> find_family("xgboost").distributes
-    True
+    'rows'
     >>> find_family("xgbost")
     Traceback (most recent call last):
     ...

@@ -157,7 +157,7 @@ LIGHTGBM = Family(
     libraries=("lightgbm",),
     # As it is scored: thresholds are kept in double precision, and a time in single is known to minutes only.
     dtype="float64",
-    distributes=True,
+    distributes="rows",
     check=check,
     fit=fit,
     score=score,

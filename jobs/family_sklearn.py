@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jobs.families import Matrix
 
 _FOREST = {"n_estimators": 100, "min_samples_leaf": 5}
+_FOREST_EFFORT = 10.0
+"""Measured on 327,346 x 8 x 100, next to boosting to a depth of 6."""
 _LOGISTIC = {"max_iter": 1000}
 _BOOSTING_ROUNDS = ("max_iter", "n_estimators", "num_boost_round")
 
@@ -76,13 +78,19 @@ def check_linear(params: Mapping[str, Any], task: str | None) -> None:
 
 def fit_forest(matrix: Matrix, target: Matrix, problem: Problem, *, weights: Matrix | None = None) -> Any:
     """Grow the trees on all threads; they take missing values and category numbers as they are."""
-    kind = _forest(problem.target.task)
+    return settled(fit_estimator(make_forest(problem), matrix, target, problem, sample_weight=weights))
+
+
+def make_forest(problem: Problem) -> Any:
+    """Return a forest that is not grown yet."""
     check_forest(problem.params, problem.target.task)
     ours = {"random_state": problem.seed, "n_jobs": problem.threads, **_FOREST, **_constraints(problem)}
-    model = kind(**{**ours, **problem.params})
-    _fit(model, matrix, target, problem, sample_weight=weights)
-    # The number of threads is this machine's, not the model's.
-    return model.set_params(n_jobs=None)
+    return _forest(problem.target.task)(**{**ours, **problem.params})
+
+
+def settled(forest: Any) -> Any:
+    """Return a forest as it is kept: the number of threads is this machine's, not the model's."""
+    return forest.set_params(n_jobs=None)
 
 
 def _constraints(problem: Problem) -> dict[str, Any]:
@@ -115,7 +123,7 @@ def fit_boosting(
         options |= {"X_val": watch.matrix, "y_val": watched, "sample_weight_val": watch.weights}
     model = _boosting(problem.target.task)(**{**ours, **params, "max_iter": rounds})
     with threadpool_limits(problem.threads):
-        _fit(model, matrix, target, problem, **options)
+        fit_estimator(model, matrix, target, problem, **options)
     if watch is not None:
         for score in model.validation_score_[1:]:  # the first is that of no rounds
             watch.add(-float(score))
@@ -152,10 +160,11 @@ def fit_linear(matrix: Matrix, target: Matrix, problem: Problem, *, weights: Mat
         steps.append(("categories", OneHotEncoder(categories=known, handle_unknown="ignore"), named))
     with threadpool_limits(problem.threads):
         pipeline = make_pipeline(ColumnTransformer(steps), estimator)
-        return _fit(pipeline, matrix, target, problem, **{f"{pipeline.steps[-1][0]}__sample_weight": weights})
+        return fit_estimator(pipeline, matrix, target, problem, **{f"{pipeline.steps[-1][0]}__sample_weight": weights})
 
 
-def _fit(model: Any, matrix: Matrix, target: Matrix, problem: Problem, **options: Any) -> Any:
+def fit_estimator(model: Any, matrix: Matrix, target: Matrix, problem: Problem, **options: Any) -> Any:
+    """Fit an estimator; `options` that are None are left out."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return model.fit(matrix, target if problem.target.task == "regression" else target.astype("int64"), **given)
@@ -224,7 +233,8 @@ RANDOM_FOREST = Family(
     model_type="random_forest",
     libraries=("scikit-learn",),
     dtype="float64",
-    distributes=False,
+    distributes="trees",
+    effort=_FOREST_EFFORT,
     check=check_forest,
     fit=fit_forest,
     score=score,
@@ -238,7 +248,6 @@ LINEAR = Family(
     model_type="linear",
     libraries=("scikit-learn",),
     dtype="float64",
-    distributes=False,
     check=check_linear,
     fit=fit_linear,
     score=score,
@@ -252,7 +261,6 @@ GRADIENT_BOOSTING = Family(
     model_type="gradient_boosting",
     libraries=("scikit-learn",),
     dtype="float64",
-    distributes=False,
     check=check_boosting,
     fit=fit_boosting,
     score=score,

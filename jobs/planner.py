@@ -48,7 +48,8 @@ class Load:
     """What is to be done: rows (None when only reading tells), bytes as a frame, and bytes at the peak.
 
     ``peak_bytes`` is for one process; ``shared_bytes`` is the total over all workers when the work is spread, and
-    ``spilled_bytes`` the same when the rows are kept on their disks; None when they cannot be.
+    ``spilled_bytes`` the same when the rows are kept on their disks; None when they cannot be. ``each_bytes`` is what
+    each worker needs where none has a share of the rows, but all of them; None otherwise.
     """
 
     rows: int | None
@@ -56,6 +57,7 @@ class Load:
     peak_bytes: int
     shared_bytes: int
     spilled_bytes: int | None = None
+    each_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,14 @@ def plan_training(
     if distribute and not distributes:
         raise CapabilityMissing(
             f"{model_type} models train on one node",
-            hint="Leave distribute_data out (they use all of the node's cores), or choose xgboost or lightgbm.",
+            hint="Leave distribute_data out (they use all of the node's cores), or choose xgboost, lightgbm or "
+            "random_forest.",
         )
     _check_workers(num_workers)
     if distribute:
         cluster.connect(config)
+        if load.each_bytes is not None:
+            _fitting(_single(load, config), "the matrix is made in this process")
         return _spread(load, "distribute_data=True was asked for", num_workers, cells, config)
     single = _single(load, config)
     if distribute is False:
@@ -146,13 +151,17 @@ def plan_training(
     if not distributes or not cluster.connected():
         why = "no cluster is connected" if distributes else f"{model_type} models train on one node"
         return _fitting(single, f"{why}; {_fit(single)}")
-    if single.peak_bytes > single.limit_bytes:
+    if single.peak_bytes > single.limit_bytes and load.each_bytes is None:
         return _spread(load, f"one process does not suffice: {_fit(single)}", num_workers, cells, config)
     if cells is not None:
         alone = cells / (_CELLS_A_SECOND * single.threads)
         there = _seconds_spread(cells, sum(item.cpus for item in cluster.nodes()))
         times = f"about {alone:.1f} s in this process with {single.threads} threads, {there:.0f} s on the cluster"
-        if alone > _WORTHWHILE * there:
+        # Trees are not grown elsewhere when they cannot be, since they can here.
+        if alone > _WORTHWHILE * there and (
+            load.each_bytes is None
+            or isinstance(_group(load, times, num_workers, cells, cluster.nodes(), config), Plan)
+        ):
             return _spread(load, times, num_workers, cells, config)
         return _fitting(replace(single, seconds=round(alone, 2)), f"{times}; {_fit(single)}")
     return _fitting(single, _fit(single))
@@ -235,6 +244,12 @@ def _spread(load: Load, why: str, num_workers: Workers | None, cells: float | No
     group = _group(load, why, num_workers, cells, found, config)
     if isinstance(group, Plan):
         return _chosen(group)
+    if load.each_bytes is not None:
+        raise ResourcesUnavailable(
+            f"{why}; and only warm workers grow trees: {group}",
+            hint="Ask for fewer workers (num_workers), raise compute.warm_workers, or leave out distribute_data.",
+            context={"workers": num_workers, "warm_workers": config.compute.warm_workers * len(found)},
+        )
     return _chosen(_ray_train(load, f"{why}; not warm workers: {group}", num_workers, cells, found, config))
 
 
@@ -254,9 +269,11 @@ def _group(
         return f"the smallest node has {min(item.cpus for item in found):g} CPUs for {per_node}"
     threads, cpus = _cpus_each(found, per_node)
     seconds = None if cells is None else cells / (_CELLS_A_SECOND * _EFFICIENCY * threads * workers)
-    if seconds is not None and seconds > _SHORT:
+    # Trees that are done are not grown again.
+    if seconds is not None and seconds > _SHORT and load.each_bytes is None:
         return f"about {seconds:.0f} s of training must survive a failure"
-    share, limit = load.shared_bytes // workers, _limit(found, per_node, workers, config)
+    share = load.shared_bytes // workers if load.each_bytes is None else load.each_bytes
+    limit = _limit(found, per_node, workers, config)
     if share > limit:
         return f"each would need about {size(share)} and may have {size(limit)}"
     reason = f"{why}; {workers} warm workers of {cpus:g} CPUs, about {size(share)} each of {size(limit)}"

@@ -11,14 +11,11 @@ import importlib
 import logging
 import socket
 import threading
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compute import Config
-from compute.errors import TaskFailed, TaskTimeout, WorkerLost
 from jobs import warm_pool
 from jobs.blocks import Encoding, encode_block, say_block, score_block, thin_block
 from jobs.distributed import judged, learn, marks_of, marks_since
@@ -32,7 +29,7 @@ from jobs.ray_dataset import DatasetTable
 from jobs.request import Request
 from jobs.row_range import shares
 from jobs.shard import Watched, booster_bytes, booster_from, fit_shard, split_batch
-from jobs.warm_pool import Member
+from jobs.warm_pool import Crew
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a run may take: so many times as estimated, and not less than.
-_LENIENCY, _LEAST = 10.0, 300.0
-# Seconds that the others have to end by themselves when one has failed.
-_GRACE = 3.0
 # Minutes that LightGBM waits for a peer.
 _LIGHTGBM_PATIENCE = 2
 
@@ -53,31 +46,12 @@ _LIGHTGBM_PATIENCE = 2
 def fit_over_group(request: Request, plan: Plan, clock: Clock, config: Config) -> Fitted:
     """Train with as many warm workers as planned, from the start again when one of them dies.
 
-    Raises
-    ------
-    TaskFailed
-        When workers died more often than ``task_defaults.retries`` says.
-    TaskTimeout
-        When it takes ten times as long as estimated.
+    Raises what `warm_pool.with_workers` does.
     """
-    import ray
-
     # The library reads the model here, in the end: it is imported while the workers work.
     threading.Thread(target=importlib.import_module, args=(request.family.model_type,), daemon=True).start()
     parts = _shares(request.table, plan.workers)
-    for attempt in range(config.task_defaults.retries + 1):
-        members = warm_pool.members(config, len(parts))
-        run = uuid.uuid4().hex
-        try:
-            with warm_pool.lease(members, run, plan.cpus, plan.peak_bytes):
-                return _Run(request, plan, clock, parts, members, run).fit()
-        except (ray.exceptions.RayActorError, WorkerLost) as error:
-            lost: Exception = error
-            logger.warning("run=%s attempt=%d event=worker_lost reason=%r", run, attempt + 1, str(error)[:300])
-    raise TaskFailed(
-        f"warm workers died in each of {config.task_defaults.retries + 1} attempts: {lost}",
-        hint="See their logs in Ray's dashboard: memory is the most likely reason; or use distribute_data=False.",
-    ) from lost
+    return warm_pool.with_workers(lambda crew: _Run(request, plan, clock, parts, crew).fit(), len(parts), plan, config)
 
 
 @dataclass(frozen=True)
@@ -94,13 +68,9 @@ class _Lesson:
 class _Run:
     """One attempt."""
 
-    def __init__(
-        self, request: Request, plan: Plan, clock: Clock, parts: Sequence[Any], members: Sequence[Member], run: str
-    ) -> None:
-        self._request, self._plan, self._clock, self._run = request, plan, clock, run
-        self._parts, self._members = parts, members
-        self._patience = max(_LEAST, _LENIENCY * (plan.seconds or 0.0))
-        self._until = time.monotonic() + self._patience
+    def __init__(self, request: Request, plan: Plan, clock: Clock, parts: Sequence[Any], crew: Crew) -> None:
+        self._request, self._plan, self._clock = request, plan, clock
+        self._parts, self._members, self._each = parts, crew.members, crew.each
 
     def fit(self) -> Fitted:
         """Read, learn what all must know, fit, and join what the workers say of the rows they held back."""
@@ -150,41 +120,6 @@ class _Run:
         machines = ",".join(f"{host}:{port}" for host, port in (addresses[index] for index in fitting))
         common = {"machines": machines, "num_machines": len(fitting), "time_out": _LIGHTGBM_PATIENCE}
         return [{**common, "local_listen_port": addresses[index][1]} for index in fitting]
-
-    def _each(self, calls: Sequence[tuple[Any, ...]], places: Sequence[int] | None = None) -> list[Any]:
-        """Call workers, each with what is meant for it; when one fails, end those that wait for it in vain."""
-        import ray
-
-        chosen = self._members if places is None else [self._members[place] for place in places]
-        references = [member.call(self._run, *call) for member, call in zip(chosen, calls, strict=True)]
-        try:
-            waiting = list(references)
-            while waiting:
-                done, waiting = ray.wait(waiting, timeout=max(0.0, self._until - time.monotonic()))
-                self._check_time(done)
-                ray.get(done)
-            return list(ray.get(references))
-        except ray.exceptions.RayTaskError as error:
-            self._end(chosen, references)
-            cause = error.cause
-            raise cause from cause.__cause__
-        except BaseException:  # also when the driver is interrupted: nobody is to go on
-            self._end(chosen, references)
-            raise
-
-    def _check_time(self, done: Sequence[Any]) -> None:
-        if not done:
-            raise TaskTimeout(
-                f"warm workers did not do their part in {self._patience:.0f} s",
-                hint="See what they wait for in Ray's dashboard. Ray Train has no such limit: num_workers=(2, 2).",
-                context={"run": self._run},
-            )
-
-    def _end(self, chosen: Sequence[Member], references: Sequence[Any]) -> None:
-        import ray
-
-        _, stuck = ray.wait(list(references), num_returns=len(references), timeout=_GRACE)
-        warm_pool.replace([member for member, one in zip(chosen, references, strict=True) if one in stuck])
 
 
 def _shares(table: Table, count: int) -> list[Any]:

@@ -84,7 +84,8 @@ def train_model(
         Share of the rows held back, between 0 and 1.
     distribute_data : bool, optional
         Train over the Ray cluster, or in one process. By default the planner decides; runs of up to five minutes go
-        to warm workers, longer ones to Ray Train, which goes on from a checkpoint after a failure.
+        to warm workers, longer ones to Ray Train, which goes on from a checkpoint after a failure. Of a random forest
+        warm workers grow the trees, however long it takes.
     task : {"regression", "classification", "binary", "multiclass"}, optional
         By default found from the target: text, booleans, categories and two distinct values are classes, all other
         numbers are amounts.
@@ -224,6 +225,10 @@ def train_model(
         from jobs.dask_training import fit_over_dask
 
         fitted = fit_over_dask(request, table, plan, clock)
+    elif family.distributes == "trees":
+        from jobs.forest_workers import over_workers
+
+        fitted = fit_here(replace(request, family=over_workers(family, plan, config)), plan, clock)
     elif plan.place == "warm_group":
         from jobs.resident_group import fit_over_group
 
@@ -244,7 +249,7 @@ def make_plan(
 ) -> Plan:
     """Choose where to train, from the size of the table and what the family takes."""
     table, family = request.table, request.family
-    if isinstance(table, DaskTable) and family.distributes and distribute is not False and here is None:
+    if isinstance(table, DaskTable) and family.distributes == "rows" and distribute is not False and here is None:
         return table.plan(fixed_workers(num_workers, "a Dask DataFrame"))
     count = len(request.features)
     size = table.size([*request.features, request.target])
@@ -252,21 +257,25 @@ def make_plan(
     rows = table.rows if table.rows is not None else size // (8 * (count + 1))
     width = 4 if family.dtype == "float32" else 8
     matrix = rows * count * width
+    fitting = family.peak(rows, count, request.params)
+    # Trees are grown from all rows, which are in this process.
+    trees = family.distributes == "trees" and not isinstance(table, DaskTable)
     # The frame and its training part; the matrix and its two parts; what fitting adds.
-    peak = 2 * size + 2 * matrix + family.peak(rows, count, request.params)
+    peak = 2 * size + 2 * matrix + fitting
     rounds = family.rounds(request.params)
     return plan_training(
         Load(
             table.rows,
             size,
             peak,
-            shared_bytes=2 * matrix + family.peak(rows, count, request.params) + size,
+            shared_bytes=2 * matrix + fitting + size,
             # Gradients, positions and predictions; the rest is on disk.
             spilled_bytes=_SPILLED * rows if family.model_type == "xgboost" else None,
+            each_bytes=matrix + fitting if trees else None,
         ),
-        cells=float(rows) * count * rounds,
+        cells=float(rows) * count * rounds * family.effort,
         distribute=distribute,
-        distributes=family.distributes,
+        distributes=family.distributes == "rows" or trees,
         model_type=family.model_type,
         num_workers=num_workers,
         config=config,

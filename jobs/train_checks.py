@@ -92,6 +92,8 @@ def here_only(request: Request, distribute: bool | None, engine: str | None) -> 
         "early_stopping": request.patience is not None and request.family.model_type != "xgboost",
         "checkpoint_every": request.every is not None,
         "continue_from": request.parent is not None,
+        # It is reckoned from all trees, where they are grown.
+        "oob_score": request.family.distributes == "trees" and bool(request.params.get("oob_score")),
     }
     if engine is not None:
         asked |= {

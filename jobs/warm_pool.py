@@ -1,7 +1,7 @@
 """The warm workers of a Ray cluster: detached actors on each node, found by name, started when first asked for.
 
 They take no CPUs while they wait; a run takes its CPUs and memory from Ray for as long as it lasts (`lease`). Ray
-starts one that dies anew. ray is imported inside functions.
+starts one that dies anew, and the run is repeated (`with_workers`). ray is imported inside functions.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from compute import Config
-from compute.errors import ResourcesUnavailable
+from compute.errors import ResourcesUnavailable, TaskFailed, TaskTimeout, WorkerLost
 from jobs import cluster
+from jobs.planner import Plan
 from jobs.warm_worker import WarmWorker
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 NAMESPACE = "warm-workers"
 # What a worker keeps imported of this package: another version of it needs other workers.
@@ -32,6 +36,10 @@ _PATIENCE = 600.0
 _ASK_AGAIN = 0.05
 # Seconds of waiting for CPUs and memory that are worth telling of.
 _TELL = 5.0
+# Seconds that a run may take: so many times as estimated, and not less than.
+_LENIENCY, _LEAST = 10.0, 300.0
+# Seconds that the others have to end by themselves when one has failed.
+_GRACE = 3.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,91 @@ class Member:
     def call(self, run: str, function: Any, *args: Any) -> Any:
         """Have the worker call a function; gives Ray's reference."""
         return self.actor.call.options(concurrency_group="work").remote(run, function, *args)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers that one run has to itself, until it should be over."""
+
+    members: Sequence[Member]
+    run: str
+    patience: float
+    until: float
+
+    def each(self, calls: Sequence[tuple[Any, ...]], places: Sequence[int] | None = None) -> list[Any]:
+        """Call workers, those at the places or all, each with what is meant for it; return what they give."""
+        found = dict(self.as_each_ends(calls, places))
+        return [found[number] for number in range(len(calls))]
+
+    def as_each_ends(
+        self, calls: Sequence[tuple[Any, ...]], places: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Call workers, and give the number of each call with its result as it ends.
+
+        When one fails, those that wait for it in vain are ended.
+        """
+        import ray
+
+        chosen = self.members if places is None else [self.members[place] for place in places]
+        numbers = {
+            member.call(self.run, *call): number
+            for number, (member, call) in enumerate(zip(chosen, calls, strict=True))
+        }
+        waiting = list(numbers)
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting, timeout=max(0.0, self.until - time.monotonic()))
+                self._check_time(done)
+                yield numbers[done[0]], ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            self._end(chosen, numbers)
+            cause = error.cause
+            raise cause from cause.__cause__
+        except BaseException:  # also when the driver is interrupted: nobody is to go on
+            self._end(chosen, numbers)
+            raise
+
+    def _check_time(self, done: Sequence[Any]) -> None:
+        if not done:
+            raise TaskTimeout(
+                f"warm workers did not do their part in {self.patience:.0f} s",
+                hint="See what they wait for in Ray's dashboard. Ray Train has no such limit: num_workers=(2, 2).",
+                context={"run": self.run},
+            )
+
+    def _end(self, chosen: Sequence[Member], references: Iterable[Any]) -> None:
+        import ray
+
+        calls = list(references)
+        _, stuck = ray.wait(calls, num_returns=len(calls), timeout=_GRACE)
+        replace([member for member, one in zip(chosen, calls, strict=True) if one in stuck])
+
+
+def with_workers(work: Callable[[Crew], T], count: int, plan: Plan, config: Config) -> T:
+    """Do work with so many workers, again when one of them dies.
+
+    Raises
+    ------
+    TaskFailed
+        When workers died more often than ``task_defaults.retries`` says.
+    TaskTimeout
+        When it takes ten times as long as estimated.
+    """
+    import ray
+
+    patience = max(_LEAST, _LENIENCY * (plan.seconds or 0.0))
+    for attempt in range(config.task_defaults.retries + 1):
+        chosen, run = members(config, count), uuid.uuid4().hex
+        try:
+            with lease(chosen, run, plan.cpus, plan.peak_bytes):
+                return work(Crew(chosen, run, patience, time.monotonic() + patience))
+        except (ray.exceptions.RayActorError, WorkerLost) as error:
+            lost: Exception = error
+            logger.warning("run=%s attempt=%d event=worker_lost reason=%r", run, attempt + 1, str(error)[:300])
+    raise TaskFailed(
+        f"warm workers died in each of {config.task_defaults.retries + 1} attempts: {lost}",
+        hint="See their logs in Ray's dashboard: memory is the most likely reason; or use distribute_data=False.",
+    ) from lost
 
 
 def members(config: Config, count: int) -> list[Member]:

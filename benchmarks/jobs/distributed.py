@@ -35,7 +35,7 @@ def run(*, quick: bool = False) -> list[Row]:
         config = config.model_copy(update={"storage": storage})
         every = 20 if quick else 1
         flights = write(folder, every, 1)
-        with _ray(WORKERS), _dask() as client:
+        with ray_cluster(WORKERS), _dask() as client:
             rows = [
                 row
                 for name in ("xgboost", "lightgbm")
@@ -44,12 +44,13 @@ def run(*, quick: bool = False) -> list[Row]:
             for times in () if quick else (1, 10, 100):
                 rows += _growth(write(folder, 10, times), times, folder, config, client)
         # Ray Train has two workers, and reads with what is left.
-        with _ray(WORKERS + 2):
+        with ray_cluster(WORKERS + 2):
             return rows + _on_ray_train(flights, folder, config)
 
 
 @contextlib.contextmanager
-def _ray(cpus: int) -> Iterator[None]:
+def ray_cluster(cpus: int) -> Iterator[None]:
+    """Start a cluster of this process, and end it."""
     import ray
 
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,26 @@ def test_distribute_true_overrules_and_says_at_once_what_can_never_be_placed(nod
     with pytest.raises(CapabilityMissing, match="linear models train on one node"):
         _train(config, distribute=True, distributes=False, model_type="linear")
     assert plan_scoring(SMALL, distribute=True, config=config).mode == "distributed"
+
+
+def test_trees_are_grown_elsewhere_from_all_rows_where_that_is_faster(nodes: list[Node], config: Config) -> None:
+    large = Load(rows=10**7, bytes=2 * GIB, peak_bytes=8 * GIB, shared_bytes=8 * GIB, each_bytes=5 * GIB)
+    ask = {"cells": 1e12, "model_type": "random_forest"}
+    nodes += [Node(2, 8 * GIB)]
+    assert _train(config, large, **ask).mode == "single"
+    nodes[:] = [Node(16, 32 * GIB)] * 8
+    plan = _train(config, large, **ask)
+    # However long it takes: trees that are done are not grown again when a worker dies.
+    assert (plan.place, plan.workers, plan.threads, plan.peak_bytes) == ("warm_group", 8, 16, 5 * GIB)
+    nodes[:] = [Node(16, 4 * GIB)] * 8
+    assert _train(config, large, **ask).mode == "single"
+    with pytest.raises(ResourcesUnavailable, match="only warm workers grow trees: each would need about 5"):
+        _train(config, large, **ask, distribute=True)
+    with pytest.raises(ResourcesUnavailable, match="their number cannot change during a run"):
+        _train(config, large, **ask, distribute=True, num_workers=(1, 2))
+    tall = replace(large, peak_bytes=30 * GIB)
+    with pytest.raises(ResourcesUnavailable, match="the matrix is made in this process"):
+        _train(config, tall, **ask, distribute=True)
 
 
 def test_warm_workers_take_what_others_leave(nodes: list[Node], config: Config) -> None:
