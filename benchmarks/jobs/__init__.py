@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 
 from benchmarks.table import Row
 
 
-def run(*, quick: bool = False) -> list[Row]:
+def run(*, quick: bool = False) -> Iterator[Row]:
     """Run what each module of this folder measures."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return [row for name in names for row in importlib.import_module(f"{__name__}.{name}").run(quick=quick)]
+    for name in names:
+        yield from importlib.import_module(f"{__name__}.{name}").run(quick=quick)

@@ -25,7 +25,7 @@ DASK, RAY_TRAIN, AS_IT_CHOOSES = 1.1, 1.1, 0.1
 LIGHTGBM: dict[str, Any] = {"max_depth": DEPTH, "objective": "regression", "verbosity": -1}
 
 
-def run(*, quick: bool = False) -> list[Row]:
+def run(*, quick: bool = False) -> Iterator[Row]:
     """Measure in turns; Ray Train, which takes minutes and leaves nothing warm, last and once."""
     turns = 1 if quick else TURNS
     with tempfile.TemporaryDirectory() as directory:
@@ -36,16 +36,13 @@ def run(*, quick: bool = False) -> list[Row]:
         every = 20 if quick else 1
         flights = write(folder, every, 1)
         with ray_cluster(WORKERS), _dask() as client:
-            rows = [
-                row
-                for name in ("xgboost", "lightgbm")
-                for row in _on_dask(name, flights, folder, config, client, turns)
-            ]
+            for name in ("xgboost", "lightgbm"):
+                yield from _on_dask(name, flights, folder, config, client, turns)
             for times in () if quick else (1, 10, 100):
-                rows += _growth(write(folder, 10, times), times, folder, config, client)
+                yield from _growth(write(folder, 10, times), times, folder, config, client)
         # Ray Train has two workers, and reads with what is left.
         with ray_cluster(WORKERS + 2):
-            return rows + _on_ray_train(flights, folder, config)
+            yield from _on_ray_train(flights, folder, config)
 
 
 @contextlib.contextmanager

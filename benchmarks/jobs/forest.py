@@ -20,7 +20,7 @@ from benchmarks.table import Row, in_turns
 from compute import Config, load_config
 from jobs import train_model
 
-TREES, TURNS = 40, 3
+TREES, TURNS = 20, 3
 FOREST: dict[str, Any] = {"n_estimators": TREES, "min_samples_leaf": 5, "random_state": 0}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SOME = 20
 """One of so many flights is enough to see that it works."""
 
 
-def run(*, quick: bool = False) -> list[Row]:
+def run(*, quick: bool = False) -> Iterator[Row]:
     """Measure in turns; the large table and Ray Data once each, in processes of their own."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
         place = Path(directory)
@@ -58,10 +59,10 @@ def run(*, quick: bool = False) -> list[Row]:
         plain = seconds["one plain process, all threads"]
         found = [Row(f"{rows:,} rows: {name}", value, "s", value / plain, 1.0) for name, value in seconds.items()]
         found[0] = Row(found[0].name, plain, "s")
-        found += _against_ray_data(config, data, place, seconds["predict_batch to a directory"])
+        yield from found
+        yield from _against_ray_data(config, data, place, seconds["predict_batch to a directory"])
         if not quick:
-            found += _growth(config, data, place)
-        return found
+            yield from _growth(config, data, place)
 
 
 def _write(path: Path, copies: int, every: int) -> int:
@@ -133,7 +134,7 @@ def _against_ray_data(config: Config, data: Path, place: Path, ours: float) -> l
 ALONE = """
 import json, resource, sys, time
 from jobs import predict_batch
-predict_batch("delay", sys.argv[1], output=sys.argv[2] + "-warm", key_columns=["flight"], overwrite=True)
+predict_batch("delay", sys.argv[1], output=sys.argv[4], key_columns=["flight"], overwrite=True)
 began = time.perf_counter()
 predict_batch("delay", sys.argv[3], output=sys.argv[2], key_columns=["flight"], overwrite=True)
 print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
@@ -155,6 +156,7 @@ def _growth(config: Config, data: Path, place: Path) -> list[Row]:
             str(place / "one.parquet"),
             str(place / f"out-{source.name}"),
             str(source),
+            str(place / f"warm-{source.name}"),
         ]
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, env=_environment(config),
