@@ -132,7 +132,7 @@ def test_killed_again_and_again_it_ends_with_every_row_once(
     parts = 0
     for _ in range(6):
         running = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(scorer), stderr=subprocess.PIPE, stdout=subprocess.PIPE
+            command, cwd=ROOT, env=_environment(scorer), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         gathering = next(iter(tmp_path.glob(f"*{name}*")), tmp_path / name)
         deadline = time.monotonic() + 120
