@@ -18,23 +18,17 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
-_OFTEN = 4
-"""Uses after the first, from which on a model is worth being prepared for more."""
-
 
 class ModelCache:
     """Loaded models by model id and digest of the artifact.
 
     Two requests for one model share one load, a slow load holds up nobody but those who wait for it, and a load goes
-    on when who asked for it has gone. A failed load is not remembered. A model that is used again and again is prepared
-    meanwhile, and then takes the place of the plain one.
+    on when who asked for it has gone. A failed load is not remembered.
 
     Parameters
     ----------
     load : callable
         Loads the model of a model id; blocks; runs in one of `loaders` threads.
-    prepare : callable
-        Returns the same model, faster; blocks; runs there, too.
     max_bytes : int
         Sizes of the artifacts that are kept, together. The model used last stays even when it alone is larger.
     max_models : int
@@ -44,24 +38,14 @@ class ModelCache:
     """
 
     def __init__(
-        self,
-        load: Callable[[str], LoadedModel],
-        prepare: Callable[[LoadedModel], LoadedModel],
-        *,
-        max_bytes: int,
-        max_models: int,
-        loaders: int = 2,
+        self, load: Callable[[str], LoadedModel], *, max_bytes: int, max_models: int, loaders: int = 2
     ) -> None:
         self._load = load
-        self._prepare = prepare
         self._max_bytes = max_bytes
         self._max_models = max_models
         self._threads = ThreadPoolExecutor(max_workers=loaders, thread_name_prefix="load")
         self._models: OrderedDict[Key, LoadedModel] = OrderedDict()
         self._loads: dict[Key, asyncio.Task[LoadedModel]] = {}
-        # Those that are not prepared: how many more uses they are to see before. And what prepares others now.
-        self._plain: dict[Key, int] = {}
-        self._preparing: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self.pinned: frozenset[str] = frozenset()
         """Ids of models that stay, whatever the budget says."""
@@ -72,8 +56,6 @@ class ModelCache:
         model = self._models.get(key)
         if model is not None:
             self._models.move_to_end(key)
-            if key in self._plain:
-                self._count(key)
             return model
         load = self._loads.get(key)
         if load is None:
@@ -84,7 +66,7 @@ class ModelCache:
     def drop(self, model_id: str) -> None:
         """Let a model go, if it is held; the next who asks has it loaded again."""
         for key in [key for key in self._models if key[0] == model_id]:
-            self._remove(key)
+            self._bytes -= self._models.pop(key).record.artifact.size
             logger.info("event=model_dropped model_id=%s", model_id)
 
     def __len__(self) -> int:
@@ -100,33 +82,12 @@ class ModelCache:
         del self._loads[key]
         if done.cancelled() or done.exception() is not None:
             return
-        self._models[key], self._plain[key] = done.result(), _OFTEN
+        self._models[key] = done.result()
         self._bytes += done.result().record.artifact.size
         while self._bytes > self._max_bytes or len(self._models) > self._max_models:
             # The one unused for longest; the last is the one that was just asked for.
             oldest = next((key for key in list(self._models)[:-1] if key[0] not in self.pinned), None)
             if oldest is None:
                 break
-            self._remove(oldest)
+            self._bytes -= self._models.pop(oldest).record.artifact.size
             logger.info("event=model_evicted model_id=%s", oldest[0])
-
-    def _remove(self, key: Key) -> None:
-        self._bytes -= self._models.pop(key).record.artifact.size
-        self._plain.pop(key, None)
-
-    def _count(self, key: Key) -> None:
-        """Take note of a use of a model that is not prepared; prepare it when it has seen enough."""
-        self._plain[key] -= 1
-        if not self._plain[key]:
-            del self._plain[key]
-            task = asyncio.get_running_loop().create_task(self._make_faster(key))
-            self._preparing.add(task)
-            task.add_done_callback(self._preparing.discard)
-
-    async def _make_faster(self, key: Key) -> None:
-        plain = self._models[key]
-        started = time.perf_counter()
-        faster = await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, plain)
-        if self._models.get(key) is plain:  # it may have left meanwhile
-            self._models[key] = faster
-        logger.info("event=model_prepared model_id=%s seconds=%.3f", key[0], time.perf_counter() - started)

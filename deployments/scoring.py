@@ -67,9 +67,7 @@ class Scorer:
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="score")
         self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
         self.models = ModelCache(
-            lambda model_id: registry.load_model(model_id, threads=threads),
-            # Most of what a load would take, and of little use to a model that is seldom asked.
-            lambda model: model.with_few_rows(),
+            lambda model_id: registry.load_model(model_id, threads=threads).with_few_rows(),
             max_bytes=max_bytes,
             max_models=max_models,
         )

@@ -55,63 +55,13 @@ class Loader:
         return LoadedModel(LinearRegression(), self.records[model_id])
 
 
-def _prepared(model: LoadedModel) -> LoadedModel:
-    return model.with_record(model.record)
-
-
-def test_a_model_that_is_used_again_and_again_is_prepared_meanwhile() -> None:
-    often, once = _record(1), _record(2)
-    loader, gate, prepared = Loader(often, once), threading.Event(), Counter[str]()
-
-    def prepare(model: LoadedModel) -> LoadedModel:
-        assert gate.wait(10)
-        prepared[model.record.model_id] += 1
-        return _prepared(model)
-
-    async def main() -> None:
-        cache = ModelCache(loader, prepare, max_bytes=10**6, max_models=2)
-        await cache.get(once)
-        plain = await cache.get(often)
-        for _ in range(20):
-            assert await cache.get(often) is plain, "nobody waits for it"
-        gate.set()
-        while await cache.get(often) is plain:
-            await asyncio.sleep(0.01)
-        assert prepared == {"m-1": 1}
-        assert loader.loads == {"m-1": 1, "m-2": 1}
-
-    asyncio.run(main())
-
-
-def test_what_leaves_while_it_is_prepared_does_not_come_back() -> None:
-    record = _record(1)
-    loader, gate = Loader(record), threading.Event()
-
-    def prepare(model: LoadedModel) -> LoadedModel:
-        assert gate.wait(10)
-        return _prepared(model)
-
-    async def main() -> None:
-        cache = ModelCache(loader, prepare, max_bytes=10**6, max_models=2)
-        for _ in range(10):
-            await cache.get(record)
-        cache.drop("m-1")
-        gate.set()
-        await asyncio.sleep(0.1)
-        assert len(cache) == 0
-        await cache.get(record)
-        assert loader.loads == {"m-1": 2}
-
-    asyncio.run(main())
-
-
 def test_a_model_is_loaded_once_however_many_ask_at_once() -> None:
     record = _record(1)
     loader = Loader(record)
     loader.gates["m-1"] = threading.Event()
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=10**6, max_models=10)
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
         waiting = [asyncio.create_task(cache.get(record)) for _ in range(50)]
         await asyncio.sleep(0.05)
         waiting[0].cancel()  # the one that began the load goes away
@@ -130,7 +80,7 @@ def test_a_slow_load_holds_up_nobody_else() -> None:
     loader.gates["m-1"] = threading.Event()
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=10**6, max_models=10)
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
         waiting = asyncio.create_task(cache.get(slow))
         await asyncio.sleep(0.02)
         started = time.monotonic()
@@ -150,7 +100,7 @@ def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_by_the_next() -> 
     loader.failures["m-1"] = 1
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=10**6, max_models=10)
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
         outcomes = await asyncio.gather(*(cache.get(record) for _ in range(3)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StorageError] * 3
         assert (await cache.get(record)).record == record
@@ -165,7 +115,7 @@ def test_the_model_unused_for_longest_goes_first(max_bytes: int, max_models: int
     loader = Loader(*records)
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=max_bytes, max_models=max_models)
+        cache = ModelCache(loader, max_bytes=max_bytes, max_models=max_models)
         for number in (0, 1, 0, 2, 0, 2):
             await cache.get(records[number])
             assert len(cache) <= 2
@@ -183,7 +133,7 @@ def test_a_pinned_model_stays_whatever_else_is_asked() -> None:
     loader = Loader(*records)
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=250, max_models=10)
+        cache = ModelCache(loader, max_bytes=250, max_models=10)
         await cache.get(records[0])
         cache.pinned = frozenset({"m-0"})
         for number in (1, 2, 3, 0, 1, 2):
@@ -230,7 +180,7 @@ def test_a_model_larger_than_the_budget_is_held_alone() -> None:
     loader = Loader(*records)
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=1000, max_models=10)
+        cache = ModelCache(loader, max_bytes=1000, max_models=10)
         for number in (0, 1, 1):
             await cache.get(records[number])
         assert (len(cache), loader.loads["m-1"]) == (1, 1)
@@ -245,7 +195,7 @@ def test_two_models_never_share_what_is_loaded_even_with_the_same_bytes() -> Non
     loader = Loader(*records)
 
     async def main() -> None:
-        cache = ModelCache(loader, _prepared, max_bytes=10**6, max_models=10)
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
         assert [(await cache.get(record)).record for record in records] == records
 
     asyncio.run(main())
