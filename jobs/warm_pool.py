@@ -101,7 +101,8 @@ class Crew:
         if not done:
             raise TaskTimeout(
                 f"warm workers did not do their part in {self.patience:.0f} s",
-                hint="See what they wait for in Ray's dashboard. Ray Train has no such limit: num_workers=(2, 2).",
+                hint="See what they wait for in Ray's dashboard. distribute_data=False has no such limit, nor has "
+                "Ray Train, which trains boosters: num_workers=(2, 2).",
                 context={"run": self.run},
             )
 

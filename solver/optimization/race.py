@@ -156,6 +156,9 @@ class _Race:
             solution = judge(self._program, run, self._options)
             with self._lock:
                 self._found.append((engine, run, solution))
+                if solution.reason in UNSETTLED:
+                    # Another seed would meet the same.
+                    self._waiting = deque(one for one in self._waiting if one[0] != engine)
             if solution.reason in SETTLED:
                 self._over.set()
             elif solution.reason in UNSETTLED:

@@ -27,6 +27,13 @@ def test_an_engine_that_cannot_is_followed_at_once() -> None:
     ]  # fmt: skip
 
 
+def test_who_cannot_is_not_asked_with_another_seed() -> None:
+    program = read_program(INSTANCES / "afiro.mps.gz")
+    found = race(program, Options(time_limit=60, threads=4), ["cp-sat", "slsqp"])
+    assert {solution.reason for _, _, solution in found} == {"OTHER_ERROR"}
+    assert [(engine, run.options.seed) for engine, run, _ in found if engine == "cp-sat"] == [("cp-sat", 0)]
+
+
 def test_a_hard_program_is_worked_on_by_several_and_the_best_of_all_is_kept() -> None:
     seen: list[float] = []
     solution = solve_program(
