@@ -60,12 +60,13 @@ class Fresh(Generic[Key, Value]):
         self._grace = grace
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._reads: dict[Key, asyncio.Task[_Entry[Value]]] = {}
+        self._since, self._confirmed_at = 0.0, 0.0
 
     async def get(self, key: Key) -> Value:
         """Return the value of the key, or raise what its source answered."""
         entry = self._entries.get(key)
         if entry is not None:
-            age = time.monotonic() - entry.asked_at
+            age = self._age(entry)
             if age < self._ttl:
                 self._entries.move_to_end(key)
                 if age > self._ttl / 2:
@@ -74,10 +75,28 @@ class Fresh(Generic[Key, Value]):
         # Shielded: a caller that goes away does not take the answer from the others.
         return (await asyncio.shield(self._read(key))).outcome()
 
+    def confirm(self, since: float, at: float) -> None:
+        """Count what was asked for after one moment as asked for at another: what changed between them was forgotten.
+
+        Parameters
+        ----------
+        since, at : float
+            Of `time.monotonic`.
+        """
+        self._since, self._confirmed_at = since, at
+
+    def known(self) -> set[Key]:
+        """Return the keys that are known or being read."""
+        return {*self._entries, *self._reads}
+
     def forget(self, key: Key) -> None:
         """Read the key anew when it is next asked for; a read under way does not count."""
         self._entries.pop(key, None)
         self._reads.pop(key, None)
+
+    def _age(self, entry: _Entry[Value]) -> float:
+        asked_at = entry.asked_at
+        return time.monotonic() - (max(asked_at, self._confirmed_at) if asked_at >= self._since else asked_at)
 
     def _read(self, key: Key) -> asyncio.Task[_Entry[Value]]:
         task = self._reads.get(key)
@@ -100,7 +119,7 @@ class Fresh(Generic[Key, Value]):
     def _outlast(self, key: Key, error: Exception) -> _Entry[Value]:
         """Give the last known value while the grace lasts, else raise the failure of the source."""
         known = self._entries.get(key) if self._grace else None
-        if known is None or known.error or time.monotonic() - known.asked_at > self._grace:
+        if known is None or known.error or self._age(known) > self._grace:
             raise error
         logger.warning("event=serving_last_known key=%s error=%r", key, error)
         return known

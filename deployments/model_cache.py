@@ -28,7 +28,7 @@ class ModelCache:
     Parameters
     ----------
     load : callable
-        Loads the model of a model id; blocks; runs in one of `loaders` threads.
+        Loads the model of a record; blocks; runs in one of `loaders` threads.
     max_bytes : int
         Sizes of the artifacts that are kept, together. The model used last stays even when it alone is larger.
     max_models : int
@@ -38,7 +38,7 @@ class ModelCache:
     """
 
     def __init__(
-        self, load: Callable[[str], LoadedModel], *, max_bytes: int, max_models: int, loaders: int = 2
+        self, load: Callable[[ModelRecord], LoadedModel], *, max_bytes: int, max_models: int, loaders: int = 2
     ) -> None:
         self._load = load
         self._max_bytes = max_bytes
@@ -59,7 +59,7 @@ class ModelCache:
             return model
         load = self._loads.get(key)
         if load is None:
-            load = self._loads[key] = asyncio.get_running_loop().create_task(self._fetch(key))
+            load = self._loads[key] = asyncio.get_running_loop().create_task(self._fetch(record))
             load.add_done_callback(lambda done: self._settle(key, done))
         return await asyncio.shield(load)
 
@@ -72,10 +72,10 @@ class ModelCache:
     def __len__(self) -> int:
         return len(self._models)
 
-    async def _fetch(self, key: Key) -> LoadedModel:
+    async def _fetch(self, record: ModelRecord) -> LoadedModel:
         started = time.perf_counter()
-        model = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, key[0])
-        logger.info("event=model_loaded model_id=%s seconds=%.3f", key[0], time.perf_counter() - started)
+        model = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, record)
+        logger.info("event=model_loaded model_id=%s seconds=%.3f", record.model_id, time.perf_counter() - started)
         return model
 
     def _settle(self, key: Key, done: asyncio.Task[LoadedModel]) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute.errors import ComputeError, InvalidField
 from deployments.arms import Arms
-from deployments.freshness import Fresh
 from deployments.model_cache import ModelCache
 from deployments.question import Question, Sticky, nothing_sticky
+from deployments.resolving import Resolving
 from deployments.rows import Rows, matrix_of
 from deployments.shadow import Shadows
 
@@ -61,13 +61,11 @@ class Scorer:
         grace: float = 60.0,
         log: PredictionLog | None = None,
     ) -> None:
-        self._registry = registry
         self._ttl = ttl
-        self._lookups = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="score")
-        self._records: Fresh[str, ModelRecord] = Fresh(self._resolve, ttl=ttl, grace=grace)
+        self._records = Resolving(registry, ttl=ttl, grace=grace)
         self.models = ModelCache(
-            lambda model_id: registry.load_model(model_id, threads=threads).with_few_rows(),
+            lambda record: registry.load_model(record, threads=threads).with_few_rows(),
             max_bytes=max_bytes,
             max_models=max_models,
         )
@@ -184,9 +182,6 @@ class Scorer:
     def forget(self, reference: str) -> None:
         """Ask the registry anew when this reference is next used."""
         self._records.forget(reference)
-
-    async def _resolve(self, reference: str) -> ModelRecord:
-        return await asyncio.get_running_loop().run_in_executor(self._lookups, self._registry.resolve, reference)
 
 
 def score(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> list[Any]:

@@ -155,6 +155,10 @@ class ModelActor:
         page = self._catalog.changes(after, limit, wait)
         return _CHANGES.dump_json(page.changes), page.position
 
+    def news(self, after: str | None, limit: int) -> tuple[bytes, str]:
+        """Return the changes there are, without waiting, and so not in the group of those that wait."""
+        return self.changes(after, limit, 0.0)
+
     def webhooks(self, method: Literal["create", "list", "get", "delete", "test"], *args: Any) -> Any:
         """Call a method of the webhooks."""
         _ = self._catalog  # which has them
@@ -262,7 +266,7 @@ class RemoteCatalog:
 
     def changes(self, after: str | None = None, limit: int = 100, wait: float = 0.0) -> ChangePage:
         """Return what happened after a position."""
-        changes, position = self.call("changes", after, limit, wait)
+        changes, position = self.call("changes", after, limit, wait) if wait else self.call("news", after, limit)
         return ChangePage(_CHANGES.validate_json(changes), position)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:

@@ -247,13 +247,14 @@ class ModelRegistry:
         with self._artifacts.file(record.artifact) as path:
             write_mlflow(record, path, Path(directory))
 
-    def load_model(self, reference: str, threads: int | None = None) -> LoadedModel:
+    def load_model(self, reference: str | ModelRecord, threads: int | None = None) -> LoadedModel:
         """Return a model, ready to predict.
 
         Parameters
         ----------
-        reference : str
-            A model id, ``name``, ``name@alias`` or ``name:version``; see `resolve`.
+        reference : str or ModelRecord
+            A model id, ``name``, ``name@alias`` or ``name:version``; see `resolve`. A record, as `resolve` gave it,
+            is taken as it is: nobody is asked whether it has changed since.
         threads : int, optional
             Threads of one prediction; by default as many as the library likes.
 
@@ -269,7 +270,7 @@ class ModelRegistry:
         Corrupt
             When the bytes on the store are not those that were registered.
         """
-        record = self._catalog.resolve(reference)
+        record = reference if isinstance(reference, ModelRecord) else self._catalog.resolve(reference)
         loaded: LoadedModel = _cache.get(
             (record.artifact.digest, threads),
             record.artifact.size,

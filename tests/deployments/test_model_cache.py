@@ -37,27 +37,27 @@ def _record(number: int, size: int = 100, digest: int | None = None) -> ModelRec
 class Loader:
     """Loads models, slowly where asked, and counts."""
 
-    def __init__(self, *records: ModelRecord) -> None:
-        self.records = {record.model_id: record for record in records}
+    def __init__(self) -> None:
         self.loads: Counter[str] = Counter()
         self.gates: dict[str, threading.Event] = {}
         self.failures: Counter[str] = Counter()
 
-    def __call__(self, model_id: str) -> LoadedModel:
+    def __call__(self, record: ModelRecord) -> LoadedModel:
         from sklearn.linear_model import LinearRegression
 
+        model_id = record.model_id
         self.loads[model_id] += 1
         if model_id in self.gates:
             assert self.gates[model_id].wait(10)
         if self.failures[model_id]:
             self.failures[model_id] -= 1
             raise StorageError("the disk is gone")
-        return LoadedModel(LinearRegression(), self.records[model_id])
+        return LoadedModel(LinearRegression(), record)
 
 
 def test_a_model_is_loaded_once_however_many_ask_at_once() -> None:
     record = _record(1)
-    loader = Loader(record)
+    loader = Loader()
     loader.gates["m-1"] = threading.Event()
 
     async def main() -> None:
@@ -76,7 +76,7 @@ def test_a_model_is_loaded_once_however_many_ask_at_once() -> None:
 
 def test_a_slow_load_holds_up_nobody_else() -> None:
     slow, quick = _record(1), _record(2)
-    loader = Loader(slow, quick)
+    loader = Loader()
     loader.gates["m-1"] = threading.Event()
 
     async def main() -> None:
@@ -96,7 +96,7 @@ def test_a_slow_load_holds_up_nobody_else() -> None:
 
 def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_by_the_next() -> None:
     record = _record(1)
-    loader = Loader(record)
+    loader = Loader()
     loader.failures["m-1"] = 1
 
     async def main() -> None:
@@ -112,7 +112,7 @@ def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_by_the_next() -> 
 @pytest.mark.parametrize(("max_bytes", "max_models"), [(250, 10), (10**6, 2)])
 def test_the_model_unused_for_longest_goes_first(max_bytes: int, max_models: int) -> None:
     records = [_record(number) for number in range(3)]
-    loader = Loader(*records)
+    loader = Loader()
 
     async def main() -> None:
         cache = ModelCache(loader, max_bytes=max_bytes, max_models=max_models)
@@ -130,7 +130,7 @@ def test_the_model_unused_for_longest_goes_first(max_bytes: int, max_models: int
 
 def test_a_pinned_model_stays_whatever_else_is_asked() -> None:
     records = [_record(number) for number in range(4)]
-    loader = Loader(*records)
+    loader = Loader()
 
     async def main() -> None:
         cache = ModelCache(loader, max_bytes=250, max_models=10)
@@ -177,7 +177,7 @@ def test_what_is_pinned_by_name_is_loaded_at_once_and_follows_its_alias(config: 
 
 def test_a_model_larger_than_the_budget_is_held_alone() -> None:
     records = [_record(0), _record(1, size=10**9)]
-    loader = Loader(*records)
+    loader = Loader()
 
     async def main() -> None:
         cache = ModelCache(loader, max_bytes=1000, max_models=10)
@@ -192,7 +192,7 @@ def test_a_model_larger_than_the_budget_is_held_alone() -> None:
 
 def test_two_models_never_share_what_is_loaded_even_with_the_same_bytes() -> None:
     records = [_record(0, digest=7), _record(1, digest=7)]
-    loader = Loader(*records)
+    loader = Loader()
 
     async def main() -> None:
         cache = ModelCache(loader, max_bytes=10**6, max_models=10)
