@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from benchmarks.table import Row
 
 
-def run(*, quick: bool = False) -> Iterator[Row]:
-    """Run what each module of this folder measures."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    for name in names:
+def run(*, quick: bool = False) -> Iterator[Row | str]:
+    """Run what each module of this folder measures; peers are programs of other environments."""
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        if name.endswith("_peer"):
+            continue
         yield from importlib.import_module(f"{__name__}.{name}").run(quick=quick)

@@ -1,4 +1,4 @@
-"""Delays of the flights over two workers: `train_model` next to `xgboost.dask`, `lightgbm.dask` and Ray Train by hand.
+"""Delays of the flights over two workers: `train_model` next to Dask, `xgboost-ray` and Ray Train by hand.
 
 Each is whole: from a Parquet file to the error on held-out rows and a model that is kept; every cluster is up and warm.
 """
@@ -6,6 +6,9 @@ Each is whole: from a Parquet file to the error on held-out rows and a model tha
 from __future__ import annotations
 
 import contextlib
+import json
+import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +24,12 @@ from compute import Config, load_config
 from jobs import train_model
 
 WORKERS = 2
-DASK, RAY_TRAIN, AS_IT_CHOOSES = 1.1, 1.1, 0.1
+DASK, RAY_TRAIN, AS_IT_CHOOSES, AHEAD = 1.1, 1.1, 0.1, 1.0
+PROJECT = Path(__file__).parents[2]
 LIGHTGBM: dict[str, Any] = {"max_depth": DEPTH, "objective": "regression", "verbosity": -1}
 
 
-def run(*, quick: bool = False) -> Iterator[Row]:
+def run(*, quick: bool = False) -> Iterator[Row | str]:
     """Measure in turns; Ray Train, which takes minutes and leaves nothing warm, last and once."""
     turns = 1 if quick else TURNS
     with tempfile.TemporaryDirectory() as directory:
@@ -38,6 +42,7 @@ def run(*, quick: bool = False) -> Iterator[Row]:
         with ray_cluster(WORKERS), _dask() as client:
             for name in ("xgboost", "lightgbm"):
                 yield from _on_dask(name, flights, folder, config, client, turns)
+            yield from _on_xgboost_ray(flights, config, turns)
             for times in () if quick else (1, 10, 100):
                 yield from _growth(write(folder, 10, times), times, folder, config, client)
         # Ray Train has two workers, and reads with what is left.
@@ -118,6 +123,21 @@ def _growth(file: Path, times: int, folder: Path, config: Config, client: Any) -
     }
     seconds = in_turns(work, 1)
     return [Row(f"{times} x one of 10 flights: {name}", value, "s") for name, value in seconds.items()]
+
+
+def _on_xgboost_ray(file: Path, config: Config, turns: int) -> Iterator[Row | str]:
+    """Measure the library in its own environment, with a cluster of its own, and ours right after it."""
+    python = PROJECT / ".venv-legacy" / "bin" / "python"
+    if not python.exists():
+        yield "  xgboost-ray left out: `make test-legacy` installs it"
+        return
+    command = [str(python), "-m", "benchmarks.jobs.xgboost_ray_peer", str(file), str(turns)]
+    done = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    peer = statistics.median(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    work = {"ours": lambda: _ours(file, config, "xgboost", distribute_data=True, num_workers=WORKERS)}
+    ours = in_turns(work, turns)["ours"]
+    yield Row(f"xgboost-ray, {WORKERS} workers", peer, "s")
+    yield Row(f"train_model, xgboost, {WORKERS} warm workers", ours, "s", ours / peer, AHEAD)
 
 
 def _train_by_hand(settings: dict[str, Any]) -> None:
