@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ _TREES = 200
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-9}
 """Relative. The sums of XGBoost agree to the last bit; its logistic function, and a mean of doubles, need not."""
 _TIMED = (1, 64)
+_SHAPES = 1_000
+_crossovers: dict[Hashable, int] = {}
+"""What was measured for models of a shape: thousands that are alike are timed once, for that takes half of a load."""
 
 
 class FewRows:
@@ -75,7 +78,13 @@ def few_rows(
         ):
             logger.info("event=few_rows_left_out model=%s reason=differs", type(model).__name__)
             return None
-        most = _crossover(native, fast, rows)
+        width, depth = expected.size // len(expected), int(np.max(trees.get_tree_depth()))
+        shape = (type(model), margin, width, depth, features.bit_length(), trees.num_tree.bit_length())
+        most = _crossovers.get(shape)
+        if most is None:
+            most = _crossover(native, fast, rows)
+            if len(_crossovers) < _SHAPES:
+                _crossovers[shape] = most
     except Exception as error:  # noqa: BLE001  (whatever Treelite cannot read, or the library refuses to be asked)
         logger.info("event=few_rows_left_out model=%s reason=%r", type(model).__name__, str(error)[:200])
         return None

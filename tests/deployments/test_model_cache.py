@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections import Counter
@@ -199,3 +200,29 @@ def test_two_models_never_share_what_is_loaded_even_with_the_same_bytes() -> Non
         assert [(await cache.get(record)).record for record in records] == records
 
     asyncio.run(main())
+
+
+def test_answers_get_the_interpreter_back_soon_while_models_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.model_cache._LINGER", 0.05)
+    usual = sys.getswitchinterval()
+
+    async def main() -> None:
+        loader = Loader()
+        loader.gates = {"m-0": threading.Event(), "m-1": threading.Event()}
+        loader.failures["m-1"] = 1
+        cache = ModelCache(loader, max_bytes=10**6, max_models=10)
+        loads = [asyncio.create_task(cache.get(_record(number))) for number in range(2)]
+        await asyncio.sleep(0.1)
+        assert sys.getswitchinterval() < usual
+        loader.gates["m-0"].set()
+        await loads[0]
+        await asyncio.sleep(0.1)
+        assert sys.getswitchinterval() < usual
+        loader.gates["m-1"].set()
+        with pytest.raises(StorageError):
+            await loads[1]
+        await asyncio.sleep(0.2)
+        assert sys.getswitchinterval() == pytest.approx(usual)
+
+    asyncio.run(main())
+    assert sys.getswitchinterval() == pytest.approx(usual)
