@@ -63,6 +63,7 @@ def test_tasks_run_on_dask(manager: compute.ComputeManager) -> None:
     assert dask_bridge.distributed_apply(len, list(range(10)), 4, manager=manager) == [4, 4, 2]
 
 
+@pytest.mark.parametrize("manager", ["cluster", pytest.param("on ray", marks=pytest.mark.slow)], indirect=True)
 def test_a_dask_frame_is_taken_by_its_partitions(manager: compute.ComputeManager) -> None:
     import dask.dataframe
 

@@ -88,6 +88,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_exit_code_2(flights_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").touch()
     (tmp_path / "header.csv").write_text("x,y\n")

@@ -91,6 +91,7 @@ def test_keys_without_a_file_come_back_with_the_predictions(scorer: MLTasks, fli
     assert list(frame.columns) == ["flight", "prediction"]
 
 
+@pytest.mark.slow
 def test_parts_scored_elsewhere_are_the_same_in_the_same_order(
     scorer: MLTasks, flights_file: Path, flights: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -332,6 +332,7 @@ def test_class_weights_name_the_classes(visits: pd.DataFrame, tasks: MLTasks) ->
         _train(tasks, visits, "ill", class_weight="even")
 
 
+@pytest.mark.slow
 def test_many_columns_are_no_trouble(config: Config) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.random((60, 5000)), columns=[f"c{i}" for i in range(5000)])

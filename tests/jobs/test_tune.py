@@ -50,7 +50,14 @@ def classes() -> pd.DataFrame:
     return FRAME.drop(columns="y")
 
 
-@pytest.mark.parametrize("model_type", ["xgboost", "lightgbm", "random_forest", "gradient_boosting", "linear"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "xgboost",
+        "linear",
+        *(pytest.param(other, marks=pytest.mark.slow) for other in ("lightgbm", "random_forest", "gradient_boosting")),
+    ],
+)
 def test_the_best_of_the_trials_is_trained_and_registered(
     model_type: str, manager: ComputeManager, config: Config
 ) -> None:

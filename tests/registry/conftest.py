@@ -12,19 +12,21 @@ from registry import ModelRegistry, ObjectStore, get_model_registry, open_store
 from registry.actor import NAMESPACE, actor_name
 from tests.seaweed import SeaweedServer
 
-_OVER_S3_TOO = ("test_registry_processes.py", "test_linearizability.py")
+_OVER_S3 = ("test_registry_processes.py",)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave actors over S3 to `make test-slow`, but for those that share a store with other processes.
+    """Run what needs an actor over one store in `make test`: S3 where processes share it, else a directory.
 
     What an actor adds to the registry in this process does not depend on the store, and what S3 adds is seen without.
+    `make test-slow` has the rest.
     """
     for item in items:
         values = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         on_ray = "ray_cluster" in getattr(item, "fixturenames", ()) or values.get("registry") == "actor"
-        if values.get("config") == "s3" and on_ray and item.path.name not in _OVER_S3_TOO:
+        left_out = "directory" if item.path.name in _OVER_S3 else "s3"
+        if on_ray and values.get("config") == left_out:
             item.add_marker(pytest.mark.slow)
 
 

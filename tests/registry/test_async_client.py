@@ -107,6 +107,7 @@ print(asyncio.run(get_async_model_registry(config).update_model_metadata(sys.arg
 """
 
 
+@pytest.mark.slow
 def test_it_is_one_registry_from_everywhere(actor_registry: ModelRegistry, ray_cluster: str, config: Config) -> None:
     import ray
 

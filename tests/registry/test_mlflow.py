@@ -234,6 +234,7 @@ def test_what_mlflow_would_predict_otherwise_is_not_exported(local_registry: Mod
     assert list(tmp_path.glob("*exported*")) == []
 
 
+@pytest.mark.slow
 def test_the_command(config: Config, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "registry.mlflow", *arguments]

@@ -56,6 +56,7 @@ for number in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_store_without_losing_an_update(config: Config) -> None:
     catalog = ModelCatalog(open_store(config.storage.uri, config))
     shared = catalog.register(draft("shared")).model_id
@@ -147,6 +148,7 @@ def test_an_actor_that_is_killed_loses_nothing(remote: RemoteCatalog) -> None:
     assert Counter(record.tags for record in found.values()).total() == len(acknowledged)
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_gone_for_good_is_replaced(remote: RemoteCatalog) -> None:
     import ray
 

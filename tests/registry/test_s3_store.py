@@ -144,6 +144,7 @@ def uploads(server: SeaweedServer, store: S3Store) -> list[dict[str, str]]:
         client.close()
 
 
+@pytest.mark.slow
 def test_many_keys_are_listed_page_by_page(store: S3Store) -> None:
     threads = [
         threading.Thread(target=lambda part=part: [store.put(f"log/{n:05d}", b"") for n in range(part, 1200, 8)])

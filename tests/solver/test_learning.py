@@ -23,6 +23,7 @@ def example(kind: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_examples_of_training_tuning_and_batches_are_answered(
     solver: SolverService, model: dict[str, Any], local: Config
 ) -> None:

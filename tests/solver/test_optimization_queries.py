@@ -140,7 +140,7 @@ def test_progress_tells_the_best_so_far(solver: SolverService) -> None:
     solver.cancel(task_id)
 
 
-@pytest.mark.parametrize("end", ["cancelled", "timed out"])
+@pytest.mark.parametrize("end", ["cancelled", pytest.param("timed out", marks=pytest.mark.slow)])
 def test_a_task_that_ends_early_keeps_the_best_plan(solver: SolverService, end: str) -> None:
     limits = {"time_limit": 600, "timeout": 4.0} if end == "timed out" else {"time_limit": 600}
     task_id = solver.submit(question(uri=str(HARD)), limits)

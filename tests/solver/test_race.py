@@ -71,6 +71,7 @@ def test_the_first_proof_ends_the_race() -> None:
     assert not solving()
 
 
+@pytest.mark.slow
 def test_engines_race_on_cpus_that_are_idle(ray_cluster: str) -> None:
     import ray
 
@@ -85,6 +86,7 @@ def test_engines_race_on_cpus_that_are_idle(ray_cluster: str) -> None:
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
+@pytest.mark.slow
 def test_an_idle_cpu_is_taken_once_and_given_back(ray_cluster: str) -> None:
     import ray
 

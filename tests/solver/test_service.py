@@ -237,6 +237,7 @@ def test_idempotency_keys(solver: SolverService, model: dict[str, Any], local: C
             solver.submit(ask(model="delays"), idempotency_key=bad)
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_task_is_raised_as_it_was_and_told_in_the_status(solver: SolverService) -> None:
     entities = [{"x": index, "y": None if index == 0 else "same"} for index in range(30)]
     query = {"type": "prediction", "entities": entities, "target": "y"}

@@ -45,6 +45,7 @@ def test_tasks_answers_at_once_and_training(solver: SolverService) -> None:
     assert status["result"]["predictions"] == pytest.approx(solver.solve(query)["predictions"])
 
 
+@pytest.mark.slow
 def test_from_within_a_task_of_the_cluster(solver: SolverService, config: Config) -> None:
     import ray
 
@@ -59,6 +60,7 @@ def test_from_within_a_task_of_the_cluster(solver: SolverService, config: Config
     assert status["result"]["predictions"] == pytest.approx(status["at_once"])
 
 
+@pytest.mark.slow
 def test_a_question_outlives_the_actor_that_accepted_it(solver: SolverService, config: Config) -> None:
     import ray
 
