@@ -18,6 +18,11 @@ class Telling:
 
     def __serve_build_asgi_app__(self) -> Any:
         async def tell(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                for event in ("startup", "shutdown"):
+                    await receive()
+                    await send({"type": f"lifespan.{event}.complete"})
+                return
             await asyncio.sleep(0.5 if scope["path"].endswith("late") else 0)
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
