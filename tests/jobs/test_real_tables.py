@@ -6,11 +6,15 @@ score published for another split says as much about that split as about the mod
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,9 +26,13 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier, XGBRegressor
 
+from compute import Config
+from deployments.models_api import models_api
+from deployments.scoring import Scorer
+from deployments.tokens import Role, TokenStore
 from jobs import MLTasks
 from jobs.validation import held_back, make_validation
-from registry import get_model_registry
+from registry import get_model_registry, open_store
 
 TABLES = os.environ.get("TABLEWORK_TABLES")
 
@@ -162,15 +170,45 @@ def test_digits_are_told_apart(tasks: MLTasks, tmp_path: Path) -> None:
 
 
 def _same_everywhere(model_id: str, frame: pd.DataFrame, tasks: MLTasks, tmp_path: Path) -> None:
-    """Through Python, after a reload, in batches and from a file."""
+    """Through Python, after a reload, in batches, from a file and over HTTP."""
     loaded = np.asarray(get_model_registry(tasks.config).load_model(model_id).predict(frame))
     frame.to_parquet(tmp_path / "rows.parquet")
     tasks.predict_batch(model_id, str(tmp_path / "rows.parquet"), batch_size=700, output=str(tmp_path / "out.parquet"))
     for other in (
         tasks.predict_batch(model_id, frame),
         pd.read_parquet(tmp_path / "out.parquet")["prediction"],
+        *asyncio.run(_over_http(model_id, frame, tasks.config)),
     ):
         if loaded.dtype.kind == "f":
             np.testing.assert_allclose(np.asarray(other, dtype="float64"), loaded, rtol=1e-6, atol=1e-6)
         else:
             assert list(other) == list(loaded)
+
+
+async def _over_http(model_id: str, frame: pd.DataFrame, config: Config) -> list[list[Any]]:
+    """Ask the application of the models for the predictions of a Parquet body, and of rows of JSON one by one."""
+    registry = get_model_registry(config)
+    token = TokenStore(open_store(config.storage.uri, config)).create("tables", Role.READ, timedelta(hours=1))
+    app = models_api(registry, Scorer(registry), config, 1)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=120,
+        headers={"Authorization": f"Bearer {token.secret}"},
+    ) as client:  # fmt: skip
+        found = []
+        body = {"content": frame.to_parquet(), "headers": {"Content-Type": "application/vnd.apache.parquet"}}
+        records = [{name: _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+        rows = {"content": json.dumps({"rows": records}), "headers": {"Content-Type": "application/json"}}
+        for asked in (body, rows):
+            answer = await client.post(f"/{model_id}/predict", **asked)
+            assert answer.status_code == 200, answer.text
+            found.append(answer.json()["predictions"])
+        return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for a value of a frame: nothing that is missing, and times as text."""
+    if pd.isna(value):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value
