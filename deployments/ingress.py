@@ -5,14 +5,20 @@ It takes effect only if these variables are set before Ray starts, for all of it
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
 import socket
 from pathlib import Path
 
+from compute.errors import ResourcesUnavailable
 from jobs.serve_variables import SERVE_VARIABLES
 
 AT_ONCE, WAITING = 64, 64
 """Requests that HAProxy lets into one replica of the inference application, and that wait for all; beyond, 503."""
+
+_REPLICAS = 200
+"""Ports for the replicas of a node."""
 
 _WRAPPER = """#!/bin/sh
 for file; do
@@ -75,7 +81,8 @@ def ingress_variables(directory: Path) -> dict[str, str]:
     binary = _binary()
     if binary is None:
         return {}
-    metrics, stats = _free_ports(2)
+    metrics, stats, fallback, fallback_grpc = _free_ports(4)
+    first = _free_range()
     rules, wrapper = directory / "rules.sed", directory / "haproxy"
     rules.write_text(
         _RULES.format(metrics=metrics, stats=stats, refusal=_REFUSAL, waiting=WAITING, at_once=AT_ONCE),
@@ -87,6 +94,12 @@ def ingress_variables(directory: Path) -> dict[str, str]:
         **SERVE_VARIABLES,
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": BALANCE,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        # Serve lets processes of one user share ports: with its own defaults, replicas of one cluster would be sent
+        # requests of another on the same machine.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _REPLICAS),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
@@ -107,6 +120,20 @@ def _binary() -> str | None:
         return str(get_haproxy_binary())
     except OSError:  # for another system than this
         return shutil.which("haproxy")
+
+
+def _free_range() -> int:
+    """Return the first of so many ports that nobody listens on, below those that the system gives to clients."""
+    firsts = list(range(20_000, 32_000, _REPLICAS))
+    random.shuffle(firsts)
+    for first in firsts:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + _REPLICAS):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise ResourcesUnavailable(
+        f"no {_REPLICAS} ports in a row are free between 20000 and 32000", hint="End what listens there."
+    )
 
 
 def _free_ports(count: int) -> list[int]:

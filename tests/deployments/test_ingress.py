@@ -1,0 +1,37 @@
+"""The environment in which Ray's HAProxy runs: each cluster of a machine has ports and files of its own."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from compute.errors import ResourcesUnavailable
+from deployments import ingress
+
+
+def test_a_cluster_gets_no_ports_of_one_that_runs(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        found.append(ingress.ingress_variables(tmp_path / name))
+    assert all(int(each["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"]) < 32_768 for each in found)
+    first = int(found[0]["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"])
+    taken = socket.create_server(("127.0.0.1", first), reuse_port=True)  # as a replica of Serve does
+    with taken:
+        for number in range(200):
+            (tmp_path / str(number)).mkdir()
+            again = ingress.ingress_variables(tmp_path / str(number))
+            assert int(again["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"]) != first
+    assert found[0]["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] != found[1]["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]
+
+
+def test_where_no_range_is_free_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ingress._free_range()
+    monkeypatch.setattr(ingress, "_REPLICAS", 12_000)  # all that are looked at
+    with (
+        socket.create_server(("127.0.0.1", first), reuse_port=True),
+        pytest.raises(ResourcesUnavailable, match="in a row are free"),
+    ):
+        ingress._free_range()
