@@ -20,19 +20,50 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class DataPort:
-    """Serves an application below a prefix, in the loop that makes it.
+class OwnServer:
+    """Serves an application in the loop that makes it.
 
     Parameters
     ----------
     app : ASGI application
         What is served.
+    listener : socket.socket
+        Where to listen.
+    limit : int
+        Connections and requests at once; beyond, 503 at once.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, limit: int) -> None:
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app, loop="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                limit_concurrency=limit, timeout_keep_alive=75,
+            )
+        )  # fmt: skip
+        self._running = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that are under way."""
+        return len(self._server.server_state.tasks)
+
+    async def close(self) -> None:
+        """Stop accepting connections, and return when the requests under way are answered."""
+        self._server.should_exit = True
+        await self._running
+
+
+class DataPort(OwnServer):
+    """Serves an application at a port that all replicas of a node share.
+
+    Parameters
+    ----------
+    app, limit
+        As for `OwnServer`.
     prefix : str
         Path of the application, as Serve has it: ``/v2``.
     host, port : str, int
         Where to listen.
-    limit : int
-        Connections and requests at once; beyond, 503 at once.
 
     Raises
     ------
@@ -45,24 +76,7 @@ class DataPort:
             scope["root_path"] = prefix
             await app(scope, receive, send)
 
-        self._socket = _listen(host, port)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                below, loop="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-                limit_concurrency=limit, timeout_keep_alive=75,
-            )
-        )  # fmt: skip
-        self._running = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
-
-    @property
-    def ongoing(self) -> int:
-        """Requests that are under way."""
-        return len(self._server.server_state.tasks)
-
-    async def close(self) -> None:
-        """Stop accepting connections, and return when the requests under way are answered."""
-        self._server.should_exit = True
-        await self._running
+        super().__init__(below, _listen(host, port), limit)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,18 +6,20 @@ Other Ray programs call it without HTTP, as they do the models application; this
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from compute import load_config
 from deployments.application import Application
-from deployments.data_port import DataPort
+from deployments.data_port import DataPort, OwnServer
 from deployments.gate import Gate
 from deployments.grpc_port import GrpcPort
 from deployments.port_requests import ONGOING, all_requests
 from deployments.replicas import serve_application
 from deployments.scoring_replica import ScoringArgs, ScoringReplica
+from deployments.short_path import ShortPath, socket_path
 from deployments.tokens import TokenStore
 from deployments.v2_api import v2_api
 from deployments.v2_service import V2Service
@@ -33,6 +35,9 @@ PREFIX = "/v2"
 class InferenceAppArgs(ScoringArgs):
     """The ``args`` of the inference application."""
 
+    short_path: bool = Field(
+        True, description="Whether HAProxy reaches the replicas past Serve's handling: see `deployments.short_path`."
+    )
     data_port: int | None = Field(
         None, ge=1, le=65535, description="A port of the replicas' own, past HAProxy: see `deployments.data_port`."
     )
@@ -49,50 +54,46 @@ class Inference(ScoringReplica):
     def __init__(self, args: InferenceAppArgs) -> None:
         super().__init__(args)
         self.service = V2Service(self.registry, self.scorer)
+        self._args = args
+        self._own: list[OwnServer | GrpcPort] = []
 
     def __serve_build_asgi_app__(self) -> Application:
-        """Return the ASGI application; Serve calls this once, in the replica's loop."""
+        """Return the ASGI application, and open the ways past Serve; Serve calls this once, in the replica's loop."""
+        args = self._args
+        limit = args.max_ongoing_requests + max(args.max_queued_requests, 0)
+        direct = v2_api(self.service, self.config, echo_request_id=True)
+        path = socket_path() if args.short_path else None
+        if path is not None:
+            self._own.append(ShortPath(direct, path, limit))
+        if args.data_port is not None:
+            self._own.append(DataPort(direct, PREFIX, args.data_host, args.data_port, limit))
+        if args.grpc_port is not None:
+            gate = Gate(TokenStore(open_store(self.config.storage.uri, self.config)))
+            most = self.config.security.max_body
+            self._own.append(GrpcPort(self.service, gate, args.grpc_host, args.grpc_port, limit, max_message=most))
         self.begin()
         return v2_api(self.service, self.config)
 
-
-class InferenceWithPorts(Inference):
-    """The same, with ports of its own beside."""
-
-    def __init__(self, args: InferenceAppArgs) -> None:
-        super().__init__(args)
-        self._args = args
-        self._ports: list[DataPort | GrpcPort] = []
-
-    def __serve_build_asgi_app__(self) -> Application:
-        """Return the ASGI application, and open the ports."""
-        args, security = self._args, self.config.security
-        limit = args.max_ongoing_requests + max(args.max_queued_requests, 0)
-        if args.data_port is not None:
-            direct = v2_api(self.service, self.config, echo_request_id=True)
-            self._ports.append(DataPort(direct, PREFIX, args.data_host, args.data_port, limit))
-        if args.grpc_port is not None:
-            gate = Gate(TokenStore(open_store(self.config.storage.uri, self.config)))
-            self._ports.append(
-                GrpcPort(self.service, gate, args.grpc_host, args.grpc_port, limit, max_message=security.max_body)
-            )
-        return super().__serve_build_asgi_app__()
-
     def record_autoscaling_stats(self) -> dict[str, int]:
         """Tell Serve's autoscaling of the requests that it does not see; Serve calls this."""
-        return {ONGOING: sum(port.ongoing for port in self._ports)}
+        return {ONGOING: sum(each.ongoing for each in self._own)}
 
-    async def __del__(self) -> None:  # type: ignore[override]  # Serve takes either kind
-        """Answer what is under way; Serve awaits this before it ends the replica."""
-        await asyncio.gather(*(port.close() for port in self._ports))
+    def __del__(self) -> Coroutine[Any, Any, None] | None:  # type: ignore[override]  # Serve awaits what it gives
+        """Answer what is under way; Serve calls this before it ends the replica."""
+        if self._own:
+            return self._end()
+        return super().__del__()
+
+    async def _end(self) -> None:
+        own, self._own = self._own, []
+        await asyncio.gather(*(each.close() for each in own))
         super().__del__()
 
 
 def build(args: InferenceAppArgs) -> "ServeApplication":
     """Return the application for Serve."""
     scaling = load_config(args.config_path).scaling
-    if args.data_port is args.grpc_port is None:
-        return serve_application(Inference, args, scaling)
-    if scaling is not None:  # one stays: nobody would listen on the ports to wake another
+    if scaling is not None and not args.data_port is args.grpc_port is None:
+        # One stays: nobody would listen on the ports to wake another.
         scaling = scaling.model_copy(update={"min_workers": max(scaling.min_workers, 1)})
-    return serve_application(InferenceWithPorts, args, scaling, f"{all_requests.__module__}:{all_requests.__name__}")
+    return serve_application(Inference, args, scaling, f"{all_requests.__module__}:{all_requests.__name__}")

@@ -17,6 +17,15 @@ from jobs.serve_variables import SERVE_VARIABLES
 AT_ONCE, WAITING = 64, 64
 """Requests that HAProxy lets into one replica of the inference application, and that wait for all; beyond, 503."""
 
+FEW, CROWDED = 16, 5
+"""Requests that are let into one replica once more came than could wait; for so many seconds, up to twice as many."""
+
+SHORT_PATH = "TABLEWORK_SHORT_PATH"
+"""The environment variable that names the directory in which HAProxy looks for sockets of replicas (`short_path`)."""
+
+ROUTE_PREFIX = "x-route-prefix"
+"""The header in which HAProxy says below which path Serve has the application, which may change as a replica lives."""
+
 _REPLICAS = 200
 """Ports for the replicas of a node."""
 
@@ -24,6 +33,12 @@ _WRAPPER = """#!/bin/sh
 for file; do
     if [ -f "$file" ] && ! grep -q X-Request-Start "$file"; then
         sed -i -E -f "{rules}" "$file" || exit 1
+        for socket in "{sockets}"/*; do
+            [ -S "$socket" ] || continue
+            server="^( *server SERVE_REPLICA_[^ ]*-${{socket##*/}}) ([^ ]+):([0-9]+) check "
+            # Serve's port keeps being asked for health.
+            sed -i -E "s|$server|\\1 unix@$socket check addr \\2 port \\3 |" "$file" || exit 1
+        done
     fi
 done
 exec "{binary}" "$@"
@@ -37,13 +52,26 @@ s/^( *bind) +[*]?:({metrics}|{stats}) *$/\1 127.0.0.1:\2/
 /^ *acl routes path -i /a\
     http-request set-header X-Request-Start t=%[date(0,ms)]\
     http-request set-header x-request-disconnect-disabled ?1 if {{ path_end /infer }} or {{ path_end /predict }}
+# For who is asked past Serve, which knows it.
+/^ *http-reuse /a\
+    http-request set-header {route_prefix} %[var(txn.serve_route)]
 # Serve counts requests once its loop has taken them, which is too late for those that take less time than that. A place
-# is for who has sent all, or as much as a buffer holds: slow senders hold up nobody.
+# is for who has sent all, or as much as a buffer holds: slow senders hold up nobody. When too many came, few are let in
+# for a while, who are answered soon. No line is logged for who is turned away: Serve would read each with Python.
 /^backend http-inference$/,/^ *default-server /{{
 /^ *http-reuse /a\
     option http-buffer-request\
+    stick-table type integer size 1 expire 1m store gpc0,gpc0_rate({crowded}s)\
+    http-request track-sc0 int(1)\
+    http-request set-var(txn.others) nbsrv,mul({others})\
     acl too_many queue ge {waiting}\
-    http-request return status 503 content-type application/json hdr Retry-After 1 string '{refusal}' if too_many
+    acl crowded sc0_gpc0_rate gt 0\
+    acl not_few be_conn_free,sub(txn.others) le 0\
+    http-request sc-inc-gpc0(0) if too_many\
+    http-request set-var(txn.refused) bool(true) if too_many or crowded not_few\
+    acl refused var(txn.refused) -m bool\
+    http-request set-log-level silent if refused\
+    http-request return status 503 content-type application/json hdr Retry-After 1 string '{refusal}' if refused
 }}
 s/^( *server SERVE_REPLICA_inference-.*)$/\1 maxconn {at_once}/
 """
@@ -83,15 +111,26 @@ def ingress_variables(directory: Path) -> dict[str, str]:
         return {}
     metrics, stats, fallback, fallback_grpc = _free_ports(4)
     first = _free_range()
-    rules, wrapper = directory / "rules.sed", directory / "haproxy"
+    rules, wrapper, sockets = directory / "rules.sed", directory / "haproxy", directory / "replicas"
+    sockets.mkdir(mode=0o700)
     rules.write_text(
-        _RULES.format(metrics=metrics, stats=stats, refusal=_REFUSAL, waiting=WAITING, at_once=AT_ONCE),
+        _RULES.format(
+            metrics=metrics,
+            stats=stats,
+            refusal=_REFUSAL,
+            waiting=WAITING,
+            at_once=AT_ONCE,
+            route_prefix=ROUTE_PREFIX,
+            others=AT_ONCE - FEW,
+            crowded=CROWDED,
+        ),
         encoding="utf-8",
     )
-    wrapper.write_text(_WRAPPER.format(rules=rules, binary=binary), encoding="utf-8")
+    wrapper.write_text(_WRAPPER.format(rules=rules, binary=binary, sockets=sockets), encoding="utf-8")
     wrapper.chmod(0o700)
     return {
         **SERVE_VARIABLES,
+        SHORT_PATH: str(sockets),
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": BALANCE,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         # Serve lets processes of one user share ports: with its own defaults, replicas of one cluster would be sent

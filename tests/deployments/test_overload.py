@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from compute import Config
-from deployments.ingress import AT_ONCE, WAITING
+from deployments.ingress import AT_ONCE, CROWDED, FEW, WAITING
 from deployments.tokens import Role
 from jobs import train_model
 
@@ -67,7 +67,13 @@ def test_what_finds_no_place_is_refused_at_once_and_what_has_one_is_answered(
         return reader, writer
 
     async def flood() -> tuple[list[bytes], float]:
-        slow = [await begin() for _ in range(AT_ONCE + WAITING)]
+        lines, took = await fill(AT_ONCE + WAITING)
+        # For a while after that, fewer are let in, and so answered sooner.
+        more, _ = await fill(FEW)
+        return lines + more, took
+
+    async def fill(places: int) -> tuple[list[bytes], float]:
+        slow = [await begin() for _ in range(places)]
         await asyncio.sleep(1)  # until HAProxy has them all
         async with httpx.AsyncClient(headers=bearer, timeout=30) as client:
             began = time.perf_counter()
@@ -83,11 +89,22 @@ def test_what_finds_no_place_is_refused_at_once_and_what_has_one_is_answered(
             writer.close()
         return lines, took
 
+    async def later() -> list[bytes]:
+        slow = [await begin() for _ in range(AT_ONCE)]
+        for _, writer in slow:
+            writer.write(body[200_000:])
+        lines = [await asyncio.wait_for(reader.readline(), 60) for reader, _ in slow]
+        for _, writer in slow:
+            writer.close()
+        return lines
+
     httpx.post(where.geturl(), json=ROW, headers=bearer, timeout=60).raise_for_status()
     lines, took = asyncio.run(flood())
     assert set(lines) == {b"HTTP/1.1 200 OK\r\n"}
     assert took < 5
     assert httpx.post(where.geturl(), json=ROW, headers=bearer, timeout=60).status_code == 200
+    time.sleep(2 * CROWDED)
+    assert set(asyncio.run(later())) == {b"HTTP/1.1 200 OK\r\n"}
 
 
 def test_a_wait_counts_from_the_arrival_at_the_ingress_whatever_the_client_says(
