@@ -65,7 +65,7 @@ def to_matrix(inputs: dict[str, Tensor], model: LoadedModel) -> NDArray[Any]:
     signature = model.record.signature
     if len(inputs) == 1:
         tensor = next(iter(inputs.values()))
-        if signature is None or (len(tensor.shape) == 2 and tensor.name not in signature.feature_names):
+        if signature is None or (len(tensor.shape) == 2 and tensor.name not in model.feature_names):
             return _one_matrix(tensor, signature, model)
     if signature is None:
         raise InvalidField(
@@ -82,8 +82,7 @@ def to_matrix(inputs: dict[str, Tensor], model: LoadedModel) -> NDArray[Any]:
             raise _misshapen(tensor, f"The tensors before it have {rows} rows.")
         rows = tensor.shape[0]
         columns[tensor.name] = tensor.values
-    known = set(signature.feature_names)
-    unknown = next((name for name in columns if name not in known), None)
+    unknown = next((name for name in columns if name not in model.feature_names), None)
     missing = next((name for name in signature.feature_names if name not in columns), None)
     if missing is not None:
         raise ColumnMissing(

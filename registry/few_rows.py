@@ -160,7 +160,7 @@ def _scorer(model: Any, trees: Any, features: int, *, margin: bool) -> Score:
         if found.shape[1] > 1:
             return found
         if classes:
-            return np.hstack([1 - found, found])
+            return np.concatenate([1 - found, found], axis=1)
         return found[:, 0]
 
     return score

@@ -53,6 +53,8 @@ class LoadedModel:
         Whether no feature is a category or a time, so that raw rows can be a matrix.
     flags : tuple of int
         Places of the features that are true or false.
+    feature_names : frozenset of str
+        Of the signature; empty without one.
     """
 
     def __init__(self, model: Any, record: ModelRecord, threads: int | None = None) -> None:
@@ -63,6 +65,7 @@ class LoadedModel:
         self._few_rows: FewRows | None = None
         columns = record.signature.columns if record.signature is not None else ()
         self.takes_numbers = all(column.dtype not in ("category", "datetime") for column in columns)
+        self.feature_names = frozenset(column.name for column in columns)
         self.flags = tuple(place for place, column in enumerate(columns) if column.dtype == "bool")
         if record.format == "xgboost-ubj":
             if threads is not None:
