@@ -1,14 +1,18 @@
 """How HTTP reaches the replicas: straight through the HAProxy that Ray brings, not through Serve's Python proxy.
 
-It takes effect only if these variables are set before Ray starts, for all of its processes (`jobs.serve_variables`).
+It takes effect only if these variables are set before Ray starts, for all of its processes: `make run` sets them, and
+``eval "$(python -m deployments.ingress)"`` does in a shell, for a `ray start` that follows; on each node of a cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
+import shlex
 import shutil
 import socket
+import sys
+import tempfile
 from pathlib import Path
 
 from compute.errors import ResourcesUnavailable
@@ -184,3 +188,14 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+if __name__ == "__main__":
+    try:
+        found = ingress_variables(Path(tempfile.mkdtemp(prefix="tablework-")))
+    except ResourcesUnavailable as error:
+        sys.exit(f"error: {error}")
+    for name, value in found.items():
+        print(f"export {name}={shlex.quote(value)}")
+    if not found:
+        print("Ray brings no HAProxy for this system", file=sys.stderr)

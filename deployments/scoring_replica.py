@@ -54,7 +54,7 @@ class ScoringReplica:
     def __init__(self, args: ScoringArgs) -> None:
         log_to_stderr()
         if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
-            logger.warning("event=slow_ingress action=set_the_variables_of_jobs.serve_variables_before_ray_starts")
+            logger.warning("event=slow_ingress action=run_python_-m_deployments.ingress_before_ray_starts")
         self.config = load_config(args.config_path)
         self.registry = get_model_registry(self.config)
         threading.Thread(target=_wake, args=(self.registry,), name="wake", daemon=True).start()

@@ -33,7 +33,8 @@ def launcher(wanted: Wanted) -> dict[str, Any]:
     least, most = wanted.workers
     variables = {"RAY_AUTH_MODE": "token", "COMPUTE_CONFIG": _CONFIG, **SERVE_VARIABLES}
     exports = " ".join(f"{name}={value}" for name, value in variables.items())
-    start = f"export {exports}; ulimit -n 65536; ray start"
+    # HAProxy with our rules: files and ports of each node's own.
+    start = f'export {exports}; eval "$(python -m deployments.ingress)"; ulimit -n 65536; ray start'
     described: dict[str, Any] = {
         "cluster_name": wanted.name,
         "max_workers": most,

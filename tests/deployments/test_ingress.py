@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +39,19 @@ def test_where_no_range_is_free_it_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         pytest.raises(ResourcesUnavailable, match="in a row are free"),
     ):
         ingress._free_range()
+
+
+def test_a_shell_takes_the_variables_as_they_are(tmp_path: Path) -> None:
+    python = shlex.quote(sys.executable)
+    shown = 'printf "%s\\n" "$RAY_SERVE_HAPROXY_BALANCE_ALGORITHM" "$RAY_SERVE_HAPROXY_BINARY_PATH"'
+    command = f'eval "$({python} -m deployments.ingress)" && {shown}'
+    found = []
+    for _ in range(2):
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        run = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
+        balance, binary = run.stdout.removesuffix("\n").rsplit("\n", 1)
+        assert balance == ingress.BALANCE
+        assert os.access(binary, os.X_OK)
+        assert Path(binary).parent.stat().st_mode & 0o077 == 0
+        found.append(binary)
+    assert len(set(found)) == 2

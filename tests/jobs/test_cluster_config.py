@@ -165,6 +165,7 @@ def test_the_launcher_takes_its_description(tmp_path: Path, settings: dict[str, 
     assert bool(prepared["docker"].get("run_options")) is (settings is FILES)
     for commands in (prepared["head_start_ray_commands"], prepared["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in commands[-1]
+        assert 'eval "$(python -m deployments.ingress)"; ' in commands[-1].partition("ray start")[0]
     assert prepared["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
     assert (prepared["provider"]["type"], prepared["idle_timeout_minutes"]) == (
         "local" if hosts else "aws",
