@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from compute import Config
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 _DOCS = Path(__file__).with_name("docs.html")
 
@@ -71,6 +74,8 @@ class Application(FastAPI):
         Makes the response of an error and a request id; by default a problem.
     fast : sequence of FastRoute
         Routes that plain requests reach past the framework (`deployments.fast_lane`).
+    lifespan : callable, optional
+        Gives the context in which the application runs, as FastAPI has it.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Application(FastAPI):
         echo_request_id: bool = False,
         error_response: ErrorResponse = problem,
         fast: Sequence[FastRoute] = (),
+        lifespan: Lifespan | None = None,
     ) -> None:
         super().__init__(
             title=title,
@@ -92,6 +98,7 @@ class Application(FastAPI):
             redoc_url=None,
             redirect_slashes=False,
             default_response_class=JSONResponse,
+            lifespan=lifespan,
         )
         # The fields of an upload come as a query, too.
         self.router.route_class = type("Route", (_Route,), {"free": uploads})

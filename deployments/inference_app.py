@@ -6,9 +6,11 @@ Other Ray programs call it without HTTP, as they do the models application; this
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the arguments.
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
+from fastapi import FastAPI
 from pydantic import Field
 
 from compute import load_config
@@ -72,22 +74,17 @@ class Inference(ScoringReplica):
             most = self.config.security.max_body
             self._own.append(GrpcPort(self.service, gate, args.grpc_host, args.grpc_port, limit, max_message=most))
         self.begin()
-        return v2_api(self.service, self.config)
+        return v2_api(self.service, self.config, lifespan=self._lifespan)
 
     def record_autoscaling_stats(self) -> dict[str, int]:
         """Tell Serve's autoscaling of the requests that it does not see; Serve calls this."""
         return {ONGOING: sum(each.ongoing for each in self._own)}
 
-    def __del__(self) -> Coroutine[Any, Any, None] | None:  # type: ignore[override]  # Serve awaits what it gives
-        """Answer what is under way; Serve calls this before it ends the replica."""
-        if self._own:
-            return self._end()
-        return super().__del__()
-
-    async def _end(self) -> None:
-        own, self._own = self._own, []
-        await asyncio.gather(*(each.close() for each in own))
-        super().__del__()
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Answer what is under way past Serve before the replica ends: Serve ends the application first."""
+        yield
+        await asyncio.gather(*(each.close() for each in self._own))
 
 
 def build(args: InferenceAppArgs) -> "ServeApplication":

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from compute import Config
 from compute.errors import InvalidField, UnsupportedFormat
 from deployments.access import PUBLIC, Rules
-from deployments.application import Application
+from deployments.application import Application, Lifespan
 from deployments.fast_lane import FastRoute, Headers, Reply, sticky_of, text_of
 from deployments.problems import problem
 from deployments.rendering import JSONResponse
@@ -51,7 +51,9 @@ Name = Annotated[str, Path(max_length=300, description="A name, `name@alias`, or
 Version = Annotated[str, Path(max_length=300, description="A version, or an alias.")]
 
 
-def v2_api(service: V2Service, config: Config, *, echo_request_id: bool = False) -> Application:
+def v2_api(
+    service: V2Service, config: Config, *, echo_request_id: bool = False, lifespan: Lifespan | None = None
+) -> Application:
     """Return the application.
 
     Parameters
@@ -62,6 +64,8 @@ def v2_api(service: V2Service, config: Config, *, echo_request_id: bool = False)
         For the door (`Application`).
     echo_request_id : bool
         False behind Serve's proxy, which sends it back itself.
+    lifespan : callable, optional
+        As for `Application`.
     """
     infer = Infer(service)
     app = Application(
@@ -72,6 +76,7 @@ def v2_api(service: V2Service, config: Config, *, echo_request_id: bool = False)
         config=config,
         echo_request_id=echo_request_id,
         error_response=v2_error,
+        lifespan=lifespan,
         fast=[FastRoute(path, infer.answer) for path in INFER],
     )
     # First, since routes are tried in turn and this is the one that counts.
