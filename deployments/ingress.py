@@ -21,7 +21,7 @@ from jobs.serve_variables import SERVE_VARIABLES
 AT_ONCE, WAITING = 64, 64
 """Requests that HAProxy lets into one replica of the inference application, and that wait for all; beyond, 503."""
 
-FEW, CROWDED = 16, 5
+FEW, CROWDED = 16, 3
 """Requests that are let into one replica once more came than could wait; for so many seconds, up to twice as many."""
 
 SHORT_PATH = "TABLEWORK_SHORT_PATH"
@@ -33,10 +33,15 @@ ROUTE_PREFIX = "x-route-prefix"
 _REPLICAS = 200
 """Ports for the replicas of a node."""
 
+_STARTING = "503 content-type text/plain hdr Retry-After 1 string 'Serve is starting. Try again in a moment.'"
+
 _WRAPPER = """#!/bin/sh
 for file; do
     if [ -f "$file" ] && ! grep -q X-Request-Start "$file"; then
         sed -i -E -f "{rules}" "$file" || exit 1
+        if ! grep -q "^backend http-" "$file"; then  # it opens its port before it hears of any application
+            sed -i -E "s|^( *http-request return status) 404 .*|\\1 {starting}|" "$file" || exit 1
+        fi
         for socket in "{sockets}"/*; do
             [ -S "$socket" ] || continue
             server="^( *server SERVE_REPLICA_[^ ]*-${{socket##*/}}) ([^ ]+):([0-9]+) check "
@@ -60,19 +65,27 @@ s/^( *bind) +[*]?:({metrics}|{stats}) *$/\1 127.0.0.1:\2/
 /^ *http-reuse /a\
     http-request set-header {route_prefix} %[var(txn.serve_route)]
 # Serve counts requests once its loop has taken them, which is too late for those that take less time than that. A place
-# is for who has sent all, or as much as a buffer holds: slow senders hold up nobody. When too many came, few are let in
-# for a while, who are answered soon. No line is logged for who is turned away: Serve would read each with Python.
+# is for who has sent all, or as much as a buffer holds. When too many came, few are let in for a while, who are
+# answered soon. No line is logged for who is turned away: Serve would read each with Python.
 /^backend http-inference$/,/^ *default-server /{{
 /^ *http-reuse /a\
     option http-buffer-request\
+    timeout queue {patience}s\
+    http-error status 502 content-type application/json hdr Retry-After 1 string '{gone}'\
+    http-error status 503 content-type application/json hdr Retry-After 1 string '{refusal}'\
+    http-error status 504 content-type application/json hdr Retry-After 1 string '{gone}'\
+    acl live path_end /health/live\
+    acl health path_end /health/live /health/ready\
+    http-request set-priority-class int(-1) if health\
+    http-request return status 200 content-type application/json string '{live}' if live {{ be_conn_free le 0 }}\
     stick-table type integer size 1 expire 1m store gpc0,gpc0_rate({crowded}s)\
     http-request track-sc0 int(1)\
     http-request set-var(txn.others) nbsrv,mul({others})\
     acl too_many queue ge {waiting}\
     acl crowded sc0_gpc0_rate gt 0\
     acl not_few be_conn_free,sub(txn.others) le 0\
-    http-request sc-inc-gpc0(0) if too_many\
-    http-request set-var(txn.refused) bool(true) if too_many or crowded not_few\
+    http-request sc-inc-gpc0(0) if too_many !health\
+    http-request set-var(txn.refused) bool(true) if too_many !health or crowded not_few !health\
     acl refused var(txn.refused) -m bool\
     http-request set-log-level silent if refused\
     http-request return status 503 content-type application/json hdr Retry-After 1 string '{refusal}' if refused
@@ -80,6 +93,11 @@ s/^( *bind) +[*]?:({metrics}|{stats}) *$/\1 127.0.0.1:\2/
 s/^( *server SERVE_REPLICA_inference-.*)$/\1 maxconn {at_once}/
 """
 
+_PATIENCE = 60
+"""Seconds that a request may wait for a place; by Ray's template, HAProxy would answer 500 after five."""
+
+_LIVE = '{"live":true}'
+_GONE = '{"error":"The replica went away while it worked on this. Try again."}'
 _REFUSAL = '{"error":"Too much work is waiting. Try again in a moment."}'
 
 
@@ -127,10 +145,15 @@ def ingress_variables(directory: Path) -> dict[str, str]:
             route_prefix=ROUTE_PREFIX,
             others=AT_ONCE - FEW,
             crowded=CROWDED,
+            patience=_PATIENCE,
+            gone=_GONE,
+            live=_LIVE,
         ),
         encoding="utf-8",
     )
-    wrapper.write_text(_WRAPPER.format(rules=rules, binary=binary, sockets=sockets), encoding="utf-8")
+    wrapper.write_text(
+        _WRAPPER.format(rules=rules, binary=binary, sockets=sockets, starting=_STARTING), encoding="utf-8"
+    )
     wrapper.chmod(0o700)
     return {
         **SERVE_VARIABLES,

@@ -8,6 +8,8 @@ SERVE_VARIABLES = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # Headers and URL must fit into one buffer: fields of an upload may come in the URL.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+    # Who stops sending in the middle of a request holds a place: by default, for an hour.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
     # Programs that have no event loop of their own call handles, too.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
     # Handle calls keep Ray's own way, which asks for its token: Serve's gRPC between replicas asks for none.

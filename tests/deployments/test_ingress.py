@@ -55,3 +55,14 @@ def test_a_shell_takes_the_variables_as_they_are(tmp_path: Path) -> None:
         assert Path(binary).parent.stat().st_mode & 0o077 == 0
         found.append(binary)
     assert len(set(found)) == 2
+
+
+def test_who_comes_before_any_application_is_there_is_told_to_wait(tmp_path: Path) -> None:
+    variables = ingress.ingress_variables(tmp_path)
+    config = tmp_path / "haproxy.cfg"
+    missing = "backend default_backend\n    http-request return status 404 content-type text/plain string 'none'\n"
+    for backends, status in (("", "503"), ("backend http-index\n", "404")):
+        config.write_text(missing + backends)
+        # What Serve takes for HAProxy: `-v` has it do nothing, after the configuration was changed.
+        subprocess.run([variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-v", "-f", str(config)], check=True)
+        assert f"http-request return status {status} " in config.read_text()

@@ -79,6 +79,9 @@ def test_what_finds_no_place_is_refused_at_once_and_what_has_one_is_answered(
             began = time.perf_counter()
             refused = await client.post(where.geturl(), json=ROW)
             took = time.perf_counter() - began
+            if places > AT_ONCE:  # who asks whether the server lives is told, although no place is free
+                live = await client.get(f"{inference_url}/health/live", timeout=5)
+                assert (live.status_code, live.json()) == (200, {"live": True})
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
         assert refused.json().keys() == {"error"}
@@ -155,6 +158,25 @@ def test_what_nobody_waits_for_any_more_is_dropped(inference_url: str, slow: str
     status, took = ask()
     assert status == 200
     assert took < 12 * alone, f"{took:.1f} s after a crowd that left, {alone:.1f} s alone"  # two at once: 20 and more
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_who_stalls_in_the_middle_of_a_long_body_is_cut_off(
+    inference_url: str, small: str, bearer: dict[str, str]
+) -> None:
+    where = urlsplit(f"{inference_url}/models/{small}/infer")
+    head = f"POST {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 160000\r\n\r\n"
+    # One more than there are places: what comes after them waits until these are given up.
+    stalled = [socket.create_connection((where.hostname, where.port)) for _ in range(AT_ONCE + 1)]
+    for each in stalled:
+        each.sendall(head.encode() + b" " * 80_000)
+    time.sleep(1)
+    began = time.monotonic()
+    assert httpx.post(where.geturl(), json=ROW, headers=bearer, timeout=60).status_code == 200
+    assert time.monotonic() - began < 45
+    for each in stalled:
+        each.close()
 
 
 def test_a_port_that_is_taken_is_named(served_config_path: Path) -> None:
