@@ -9,6 +9,7 @@ LightGBM is fast by itself.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import time
 from collections.abc import Callable, Hashable
@@ -97,10 +98,23 @@ def _read(model: Any, iterations: tuple[int, int] | None) -> Any:
     if hasattr(model, "save_config"):
         if iterations not in (None, (0, 0)):
             model = model[iterations[0] : iterations[1]]
-        return _base_first(treelite.frontend.from_xgboost(model))
+        trees = treelite.frontend.from_xgboost(model)
+        base = _logistic_base(model)
+        if base is not None:
+            trees.get_header_accessor().set_field("base_scores", base)
+        return _base_first(trees)
     if type(model).__module__.startswith("sklearn.ensemble."):
         return treelite.sklearn.import_model(model)
     return None
+
+
+def _logistic_base(model: Any) -> NDArray[np.float64] | None:
+    """Return where the sums of a logistic booster begin, in single precision as XGBoost has it; Treelite has double."""
+    learner = json.loads(model.save_config())["learner"]
+    if learner["objective"]["name"] not in ("binary:logistic", "reg:logistic"):
+        return None
+    chances = np.atleast_1d(json.loads(learner["learner_model_param"]["base_score"])).astype("float32")
+    return (-np.log(np.float32(1) / chances - np.float32(1))).astype("float64")
 
 
 def _base_first(trees: Any) -> Any:
