@@ -63,12 +63,13 @@ class Inference(ScoringReplica):
         """Return the ASGI application, and open the ways past Serve; Serve calls this once, in the replica's loop."""
         args = self._args
         limit = args.max_ongoing_requests + max(args.max_queued_requests, 0)
-        direct = v2_api(self.service, self.config, echo_request_id=True)
         path = socket_path() if args.short_path else None
-        if path is not None:
-            self._own.append(ShortPath(direct, path, limit))
-        if args.data_port is not None:
-            self._own.append(DataPort(direct, PREFIX, args.data_host, args.data_port, limit))
+        if path is not None or args.data_port is not None:
+            direct = v2_api(self.service, self.config, echo_request_id=True)
+            if path is not None:
+                self._own.append(ShortPath(direct, path, limit))
+            if args.data_port is not None:
+                self._own.append(DataPort(direct, PREFIX, args.data_host, args.data_port, limit))
         if args.grpc_port is not None:
             gate = Gate(TokenStore(open_store(self.config.storage.uri, self.config)))
             most = self.config.security.max_body

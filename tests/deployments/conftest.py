@@ -13,12 +13,15 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from pydantic import PydanticDeprecatedSince20
 
 from compute import Config, load_config
 from deployments.tokens import Role, TokenStore
+from jobs import train_model
 from registry import open_store
 
 SERVE_CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -59,6 +62,17 @@ def token_store(served_config: Config) -> TokenStore:
 def tokens(token_store: TokenStore) -> dict[Role, str]:
     """A token of each role."""
     return {role: token_store.create(f"test-{role}", role, timedelta(hours=1)).secret for role in Role}
+
+
+@pytest.fixture(scope="package")
+def small(ray_cluster: str, served_config: Config) -> str:
+    """The name of a small model in the registry of the served applications; its features are x and z."""
+    rows = pd.DataFrame({"x": np.arange(50.0), "z": np.arange(50.0) % 7, "y": np.arange(50.0) * 2})
+    train_model(
+        rows, "y", model_type="xgboost", name="small", model_params={"n_estimators": 5}, config=served_config,
+        distribute_data=False,
+    )  # fmt: skip
+    return "small"
 
 
 @pytest.fixture(scope="package")

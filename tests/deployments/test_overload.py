@@ -26,16 +26,6 @@ MANY = {"inputs": [{"name": "input", "shape": [80_000, 2], "datatype": "FP64", "
 
 
 @pytest.fixture(scope="module")
-def small(ray_cluster: str, served_config: Config) -> str:
-    """A small model."""
-    train_model(
-        ROWS.assign(y=ROWS["x"] * 2), "y", model_type="xgboost", name="overload", model_params={"n_estimators": 5},
-        config=served_config, distribute_data=False,
-    )  # fmt: skip
-    return "overload"
-
-
-@pytest.fixture(scope="module")
 def slow(ray_cluster: str, served_config: Config) -> str:
     """A model that takes a second for what `MANY` asks."""
     train_model(

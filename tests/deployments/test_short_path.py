@@ -10,28 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import pandas as pd
 import psutil
 import pytest
 
-from compute import Config
 from deployments.inference_app import InferenceAppArgs, build
 from deployments.ingress import SHORT_PATH
 from deployments.tokens import Role
-from jobs import train_model
 
-ROWS = pd.DataFrame({"x": np.arange(50.0), "z": np.arange(50.0) % 7})
 ROW = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP64", "data": [3.0, 4.0]}]}
-
-
-@pytest.fixture(scope="module")
-def model(ray_cluster: str, served_config: Config) -> str:
-    train_model(
-        ROWS.assign(y=ROWS["x"] * 2), "y", model_type="xgboost", name="short", model_params={"n_estimators": 5},
-        config=served_config, distribute_data=False,
-    )  # fmt: skip
-    return "short"
 
 
 def servers(application: str) -> dict[str, str]:
@@ -50,7 +36,7 @@ def until(done: Callable[[], bool], patience: float = 60) -> None:
 
 
 def test_both_ways_answer_the_same_below_any_path(
-    serve: Any, deploy: Callable[[str], str], model: str, tokens: dict[Role, str], served_config_path: Path
+    serve: Any, deploy: Callable[[str], str], small: str, tokens: dict[Role, str], served_config_path: Path
 ) -> None:
     base = deploy("index").rstrip("/")
     args = InferenceAppArgs(config_path=str(served_config_path), cpus=0.02)
@@ -66,14 +52,14 @@ def test_both_ways_answer_the_same_below_any_path(
     answers: list[Any] = []
     with httpx.Client(timeout=60) as client:
         for path in ("/here/and/there", "/long"):
-            infer = client.post(f"{base}{path}/models/{model}/infer", json=ROW, headers=headers)
+            infer = client.post(f"{base}{path}/models/{small}/infer", json=ROW, headers=headers)
             assert infer.status_code == 200, infer.text
             answers.append(infer.json())
             assert infer.headers.get_list("x-request-id") == ["mine-1"]
-            assert client.get(f"{base}{path}/models/{model}", headers=headers).json()["name"] == model
+            assert client.get(f"{base}{path}/models/{small}", headers=headers).json()["name"] == small
             assert client.get(f"{base}{path}/health/live").json() == {"live": True}
-            assert client.get(f"{base}{path}/models/{model}").status_code == 401
-            assert client.post(f"{base}{path}/models/{model}/infer", json=ROW).status_code == 401
+            assert client.get(f"{base}{path}/models/{small}").status_code == 401
+            assert client.post(f"{base}{path}/models/{small}/infer", json=ROW).status_code == 401
             assert client.get(f"{base}{path}/nowhere", headers=headers).status_code == 404
     assert answers[0] == answers[1]
     (way,) = servers("shortcut").values()
@@ -87,14 +73,14 @@ def test_both_ways_answer_the_same_below_any_path(
 
 @pytest.mark.slow
 def test_the_other_replica_answers_when_one_is_killed_and_a_new_one_takes_its_place(
-    serve: Any, deploy: Callable[[str], str], model: str, tokens: dict[Role, str], served_config_path: Path
+    serve: Any, deploy: Callable[[str], str], small: str, tokens: dict[Role, str], served_config_path: Path
 ) -> None:
     base = deploy("index").rstrip("/")
     args = InferenceAppArgs(config_path=str(served_config_path), cpus=0.02, replicas=2)
     serve.run(build(args), name="killed", route_prefix="/killed")
     until(lambda: len(servers("killed")) == 2)
     before = servers("killed").keys()
-    url, headers = f"{base}/killed/models/{model}/infer", {"Authorization": f"Bearer {tokens[Role.READ]}"}
+    url, headers = f"{base}/killed/models/{small}/infer", {"Authorization": f"Bearer {tokens[Role.READ]}"}
     with httpx.Client(timeout=60, headers=headers) as client:
         assert {client.post(url, json=ROW).status_code for _ in range(20)} == {200}
         one = next(each for each in psutil.process_iter(["cmdline"]) if _is_replica(each, "killed"))
