@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compute.errors import ComputeError, InvalidField, UnsupportedFormat
+from registry.derive import derive_signature, derive_task
 from registry.limits import check_json, check_metrics, check_name, check_tags
-from registry.loaded import LoadedModel, derive_signature, derive_task
+from registry.loaded import LoadedModel
 from registry.models import Draft, checked_key
 from registry.records import ModelRecord
 from registry.signature import Signature, capture_signature

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -16,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compute.errors import CapabilityMissing, ColumnInvalid
+from registry.derive import objective
 from registry.encoding import encode, read_texts
 from registry.few_rows import FewRows, few_rows
-from registry.onnx_model import OnnxModel
 from registry.records import ModelRecord
-from registry.signature import Column, Label, Signature, Task
+from registry.signature import Label
+from registry.unnamed import unnamed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _BOOSTERS = ("xgboost-ubj", "lightgbm-text")
 _MARGINS = ("multi:softmax", "binary:logitraw")  # they give labels or margins by themselves
-_OBJECTIVE = re.compile(r"^objective=(\S+)", re.MULTILINE)
 
 
 class LoadedModel:
@@ -63,6 +62,8 @@ class LoadedModel:
         self._threads = threads
         self._objective = objective(model)
         self._few_rows: FewRows | None = None
+        self._unnamed: Any = None
+        self._order: NDArray[np.intp] | None = None
         columns = record.signature.columns if record.signature is not None else ()
         self.takes_numbers = all(column.dtype not in ("category", "datetime") for column in columns)
         self.feature_names = frozenset(column.name for column in columns)
@@ -84,25 +85,31 @@ class LoadedModel:
         return other
 
     def with_few_rows(self) -> Self:
-        """Return the same model, made ready for requests of a few rows: see `registry.few_rows`.
+        """Return the same model, made ready for requests of few rows: see `registry.few_rows` and `registry.unnamed`.
 
         That takes tens of milliseconds, and changes no prediction.
         """
         signature = self.record.signature
         estimator = self.record.format == "sklearn-skops"
-        names = getattr(self.model, "feature_names_in_", None) is not None
-        if signature is None or names or not (estimator or self.record.format == "xgboost-ubj"):
+        if signature is None or not (estimator or self.record.format == "xgboost-ubj"):
             return self
-        if estimator and signature.classes is not None and not hasattr(self.model, "predict_proba"):
-            return self
-        native = self._score
+        other, model, width, native = copy.copy(self), self.model, len(signature.columns), self._score
         if estimator:
-            native = self.model.predict if signature.classes is None else self.model.predict_proba
-        other = copy.copy(self)
+            if getattr(model, "feature_names_in_", None) is not None:
+                if not self.takes_numbers:
+                    return self
+                found = unnamed(model, signature.columns, lambda matrix: self._named(matrix, matrix))
+                if found is None:
+                    return self
+                model, other._order = other._unnamed, _ = found
+                width = len(other._order)
+            if signature.classes is not None and not hasattr(model, "predict_proba"):
+                return other
+            native = model.predict if signature.classes is None else model.predict_proba
         other._few_rows = few_rows(
-            self.model,
+            model,
             native,
-            len(signature.columns),
+            width,
             None if estimator else self._iterations,
             margin=self._objective in _MARGINS,
         )
@@ -184,13 +191,16 @@ class LoadedModel:
             none = np.empty(0, dtype=object if classes else "float64")
             return none if labels else None, np.empty((0, len(classes))) if proba and classes else None
         few = self._few_rows
+        known = matrix if self._order is None else matrix[:, self._order]
         if few is not None and len(matrix) <= few.most_rows:
-            scores = few.score(matrix)
+            scores = few.score(known)
         elif self.record.format not in _BOOSTERS:
-            table = self._named(matrix, rows)
+            estimator, table = (
+                (self.model, self._named(matrix, rows)) if self._unnamed is None else (self._unnamed, known)
+            )
             return (
-                self._predict_estimator(table, classes, proba=False) if labels else None,
-                self._predict_estimator(table, classes, proba=True) if proba else None,
+                _predict_estimator(estimator, table, classes, proba=False) if labels else None,
+                _predict_estimator(estimator, table, classes, proba=True) if proba else None,
             )
         else:
             scores = self._score(matrix)
@@ -295,23 +305,6 @@ class LoadedModel:
             scores = self.model.predict(table, output_margin=self._objective in _MARGINS)
         return cast("NDArray[Any]", scores)
 
-    def _predict_estimator(self, table: Any, classes: tuple[Label, ...] | None, *, proba: bool) -> NDArray[Any]:
-        if proba:
-            if not hasattr(self.model, "predict_proba"):
-                raise CapabilityMissing(
-                    f"a {type(self.model).__name__} gives no probabilities",
-                    hint="Leave proba out, or train it so that it does (CalibratedClassifierCV).",
-                )
-            return cast("NDArray[Any]", self.model.predict_proba(table))
-        found = cast("NDArray[Any]", self.model.predict(table))
-        if classes is None:
-            return found
-        known = getattr(self.model, "classes_", None)
-        if known is None:
-            return found
-        # The estimator may have been fitted on labels or on their positions: both are in the same order.
-        return _labels(classes)[np.searchsorted(known, found)]
-
     def _named(self, matrix: NDArray[Any], rows: Any) -> Any:
         """Give an estimator that was fitted on a table a table: its names, and categories as text."""
         names = getattr(self.model, "feature_names_in_", None)
@@ -332,62 +325,6 @@ class LoadedModel:
         return frame[list(names)]
 
 
-def derive_signature(model: Any) -> Signature | None:
-    """Return what a native model says about itself: names of its features, all floats; None if it has no names.
-
-    Parameters
-    ----------
-    model : xgboost.Booster or XGBModel, lightgbm.Booster or LGBMModel, or scikit-learn estimator
-    """
-    if isinstance(model, OnnxModel):
-        return model.signature(*derive_task(model))
-    booster = model.get_booster() if hasattr(model, "get_booster") else getattr(model, "booster_", model)
-    names: Any = getattr(booster, "feature_names", None)  # of xgboost
-    if names is None and callable(getattr(booster, "feature_name", None)):
-        names = booster.feature_name()  # of lightgbm
-    if names is None:
-        names = getattr(model, "feature_names_in_", None)
-    if names is None:
-        return None
-    task, classes = derive_task(model)
-    columns = tuple(Column(name=str(name), dtype="float", nullable=True) for name in names)
-    return Signature(columns=columns, task=task, classes=classes)
-
-
-def derive_task(model: Any) -> tuple[Task, tuple[Label, ...] | None]:
-    """Return what a native model predicts, and its classes."""
-    known = getattr(model, "classes_", None)
-    if known is not None and not isinstance(known, list):
-        classes: tuple[Label, ...] = tuple(np.asarray(known).tolist())
-    else:
-        booster = model.get_booster() if hasattr(model, "get_booster") else getattr(model, "booster_", model)
-        name = objective(booster)
-        if name.startswith("multi"):
-            count = (
-                booster.num_model_per_iteration()
-                if hasattr(booster, "num_model_per_iteration")
-                else int(json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"])
-            )
-            classes = tuple(range(count))
-        elif name.startswith("binary") or name in ("cross_entropy",):
-            classes = (0, 1)
-        else:
-            return "regression", None
-    if len(classes) < 2:
-        return "regression", None
-    return ("binary" if len(classes) == 2 else "multiclass"), classes
-
-
-def objective(model: Any) -> str:
-    """Return the name of the loss that a booster was trained on; empty for other models."""
-    if hasattr(model, "save_config"):
-        return str(json.loads(model.save_config())["learner"]["objective"]["name"])
-    if hasattr(model, "model_to_string"):
-        match = _OBJECTIVE.search(model.model_to_string(num_iteration=1))
-        return match[1] if match else ""
-    return ""
-
-
 def _chances(scores: NDArray[Any], name: str) -> NDArray[Any]:
     if name == "binary:logitraw":
         return cast("NDArray[Any]", 1 / (1 + np.exp(-scores)))
@@ -395,6 +332,24 @@ def _chances(scores: NDArray[Any], name: str) -> NDArray[Any]:
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return cast("NDArray[Any]", powers / powers.sum(axis=1, keepdims=True))
     return scores
+
+
+def _predict_estimator(estimator: Any, table: Any, classes: tuple[Label, ...] | None, *, proba: bool) -> NDArray[Any]:
+    if proba:
+        if not hasattr(estimator, "predict_proba"):
+            raise CapabilityMissing(
+                f"a {type(estimator).__name__} gives no probabilities",
+                hint="Leave proba out, or train it so that it does (CalibratedClassifierCV).",
+            )
+        return cast("NDArray[Any]", estimator.predict_proba(table))
+    found = cast("NDArray[Any]", estimator.predict(table))
+    if classes is None:
+        return found
+    known = getattr(estimator, "classes_", None)
+    if known is None:
+        return found
+    # The estimator may have been fitted on labels or on their positions: both are in the same order.
+    return _labels(classes)[np.searchsorted(known, found)]
 
 
 def _labels(classes: tuple[Label, ...]) -> NDArray[Any]:

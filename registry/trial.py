@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict
 
 from compute.errors import ResourcesUnavailable, UnsupportedFormat
 from registry.custom_formats import open_formats
+from registry.derive import derive_signature, derive_task
 from registry.formats import load_native
-from registry.loaded import derive_signature, derive_task
 from registry.onnx_model import OnnxModel
 from registry.records import Format
 from registry.signature import Label, Signature, Task
