@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from deployments.micro_batches import Asked, Found
+
 if TYPE_CHECKING:
     from registry import LoadedModel
 
@@ -23,8 +25,10 @@ class Question(Generic[Answer]):
     ----------
     rows : int
         How many.
-    answer : callable
-        Asks a model; pure, so that a shadow can be asked the same.
+    ask : callable
+        Returns what a model is to be asked; pure, as is `reply`, so that a shadow can be asked the same.
+    reply : callable
+        Makes the answer of what the model found.
     inputs : callable
         Returns the rows as they came: a list of dicts, or columns by name. Called only if they are kept.
     outputs : callable
@@ -32,9 +36,14 @@ class Question(Generic[Answer]):
     """
 
     rows: int
-    answer: Callable[[LoadedModel], Answer]
+    ask: Callable[[LoadedModel], Asked]
+    reply: Callable[[LoadedModel, Found], Answer]
     inputs: Callable[[], Any]
     outputs: Callable[[Answer], Mapping[str, Any]]
+
+    def answer(self, model: LoadedModel) -> Answer:
+        """Ask a model."""
+        return self.reply(model, self.ask(model).of(model))
 
 
 def nothing_sticky(_: str) -> str | None:

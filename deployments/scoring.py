@@ -7,8 +7,11 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from compute.errors import ComputeError, InvalidField
 from deployments.arms import Arms
+from deployments.micro_batches import Asked, Found, MicroBatches
 from deployments.model_cache import ModelCache
 from deployments.question import Question, Sticky, nothing_sticky
 from deployments.resolving import Resolving
@@ -70,6 +73,7 @@ class Scorer:
             max_models=max_models,
         )
         self.arms = Arms(registry)
+        self._batches = MicroBatches()
         self._shadows = Shadows(self.model, self.arms)
         self._log = log
 
@@ -90,16 +94,22 @@ class Scorer:
         choice = await self.arms.choose(reference, sticky)
         if choice is None:
             model = await self.model(reference)
-            answer = await self.run(question.rows, lambda: question.answer(model))
+            answer = await self._answer(model, question)
         else:
             with self.arms.counting(choice):
                 model = await self.model(choice.reference)
-                answer = await self.run(question.rows, lambda: question.answer(model))
+                answer = await self._answer(model, question)
             if choice.shadow is not None:
                 self._shadows.ask_soon(choice, question, answer, self._logged(question, f"shadow:{choice.shadow}"))
         if self._log is not None:
             self._log.offer(model.record, question, answer, choice.arm if choice is not None else None)
         return model, answer
+
+    async def _answer(self, model: LoadedModel, question: Question[Answer]) -> Answer:
+        if question.rows > INLINE_ROWS:
+            return await self.run(question.rows, lambda: question.answer(model))
+        found = self._batches.answer(model, question.ask(model))
+        return question.reply(model, await found if isinstance(found, asyncio.Future) else found)
 
     def _logged(self, question: Question[Answer], arm: str) -> Callable[[LoadedModel, Answer], None] | None:
         log = self._log
@@ -149,7 +159,11 @@ class Scorer:
         """
         kind = "predict_proba" if proba else "predict"
         question: Question[list[Any]] = Question(
-            len(rows), lambda model: score(model, rows, proba=proba), lambda: rows, lambda found: {kind: found}
+            len(rows),
+            lambda model: _ask(model, rows, proba=proba),
+            lambda _, found: _plain(found),
+            lambda: rows,
+            lambda found: {kind: found},
         )
         model, predictions = await self.ask(reference, question, sticky)
         record = model.record
@@ -184,8 +198,7 @@ class Scorer:
         self._records.forget(reference)
 
 
-def score(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> list[Any]:
-    """Return the model's predictions as plain values."""
+def _ask(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> Asked:
     signature = model.record.signature
     if proba and (signature is None or signature.classes is None):
         raise InvalidField(
@@ -193,8 +206,17 @@ def score(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> list[Any
             hint="Leave proba out.",
             context={"field": "proba"},
         )
-    predictions: list[Any] = model.predict(_table(model, rows), proba=proba).tolist() if len(rows) else []
-    return predictions
+    if not len(rows):
+        return Asked(np.empty((0, len(model.feature_names))), labels=not proba, proba=proba)
+    return Asked(model.read(_table(model, rows)), labels=not proba, proba=proba)
+
+
+def _plain(found: Found) -> list[Any]:
+    """Return the one of the two that was asked for, as plain values."""
+    values = found[0] if found[1] is None else found[1]
+    assert values is not None
+    plain: list[Any] = values.tolist()
+    return plain
 
 
 def explanations(model: LoadedModel, rows: Rows | pa.Table) -> dict[str, Any]:

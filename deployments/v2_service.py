@@ -9,6 +9,7 @@ import numpy as np
 
 from compute.errors import BackendUnavailable
 from deployments.freshness import Fresh
+from deployments.micro_batches import Asked, Found
 from deployments.question import Question
 from deployments.threads import Threads
 from deployments.v2_model import PREDICT, PROBA, choose_outputs, describe, to_matrix, to_outputs
@@ -107,7 +108,8 @@ class V2Service:
         rows = next(iter(request.inputs.values())).shape[0]
         question = Question(
             rows,
-            lambda model: infer(model, request),
+            lambda model: _ask(model, request),
+            lambda model, found: _reply(model, request, found),
             lambda: {tensor.name: _shaped(tensor) for tensor in request.inputs.values()},
             lambda answer: {tensor.name: _shaped(tensor) for tensor in answer.outputs},
         )
@@ -121,12 +123,13 @@ class V2Service:
         return True
 
 
-def infer(model: LoadedModel, request: InferRequest) -> Inferred:
-    """Return what a model says to the inputs of a request."""
+def _ask(model: LoadedModel, request: InferRequest) -> Asked:
     wanted = choose_outputs(model, request.outputs)
-    matrix = to_matrix(request.inputs, model)
-    labels, chances = model.answer(matrix, labels=PREDICT in wanted, proba=PROBA in wanted)
-    return Inferred(model.record, to_outputs(model, labels, chances, wanted))
+    return Asked(to_matrix(request.inputs, model), labels=PREDICT in wanted, proba=PROBA in wanted)
+
+
+def _reply(model: LoadedModel, request: InferRequest, found: Found) -> Inferred:
+    return Inferred(model.record, to_outputs(model, *found, choose_outputs(model, request.outputs)))
 
 
 def _shaped(tensor: Tensor) -> Any:

@@ -215,6 +215,26 @@ class LoadedModel:
             return found, None
         return found, np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
 
+    def read(self, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]] | NDArray[Any]) -> Any:
+        """Return rows as the other methods take them most readily: a matrix, unless texts go to an estimator as such.
+
+        Parameters
+        ----------
+        rows : DataFrame, pyarrow.Table, list of dict, or ndarray of shape (rows, features)
+            As for `predict`.
+
+        Raises
+        ------
+        ColumnMissing, ColumnInvalid
+            Naming the feature.
+        """
+        signature = self.record.signature
+        if signature is None or isinstance(rows, np.ndarray):
+            return rows
+        if not self.takes_numbers and getattr(self.model, "feature_names_in_", None) is not None:
+            return rows
+        return encode(rows, signature, self.dtype)
+
     def explain(
         self, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]] | NDArray[Any]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -49,7 +49,7 @@ def record(config: Config) -> ModelRecord:
 
 
 def _question(inputs: Any, rows: int, answer: dict[str, Any]) -> Question[dict[str, Any]]:
-    return Question(rows, lambda _: answer, lambda: inputs, lambda found: found)
+    return Question(rows, None, lambda *_: answer, lambda: inputs, lambda found: found)
 
 
 def _ask(log: PredictionLog, record: ModelRecord, inputs: Any, rows: int, **outputs: Any) -> None:
@@ -165,7 +165,7 @@ def test_a_kill_leaves_only_whole_files(config: Config, record: ModelRecord, tmp
             rows = [{{"distance": 1.0, "carrier": "AA", "weekend": True, "day": "2026-01-01"}}] * 10
             print("ready", flush=True)
             while True:
-                log.offer(record, Question(10, None, lambda: rows, dict), {{"predict": ["late"] * 10}})
+                log.offer(record, Question(10, None, None, lambda: rows, dict), {{"predict": ["late"] * 10}})
             """
         )
     )
