@@ -27,11 +27,11 @@ PEER = "FastAPI on uvicorn"
 
 
 def run(*, quick: bool = False) -> Iterator[str]:
-    """Measure all servers with a booster, then with a forest."""
+    """Measure all servers with a booster, then with a forest and a pipeline of a scaler and a logistic regression."""
     if shutil.which("wrk") is None:
         yield "  left out: there is no `wrk` on this machine"
         return
-    for kind in ("xgboost", "random_forest"):
+    for kind in ("xgboost", "random_forest", "logistic_pipeline"):
         yield from _measure(kind, quick=quick)
 
 
