@@ -15,7 +15,7 @@ stop: ## Stop what `make run` started, and only that
 	@test ! -x $(BIN)/python || $(BIN)/python -m deployments.local down
 
 test: $(INSTALLED) ## The whole test suite; what fails is run once more, and named in the summary (RERUN): clusters on a busy machine
-	$(BIN)/pytest --reruns 1
+	$(BIN)/pytest --reruns 1 --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## What takes longer than `make test` allows
 	$(BIN)/pytest -m slow

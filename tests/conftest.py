@@ -39,9 +39,20 @@ settings.register_profile(
 settings.load_profile("project")
 
 
+# Two workers have a cluster each, and neither may take the other's for its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
+    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts a cluster of its own comes before the session has one: two at once take twice as long."""
-    items.sort(key=lambda item: item.path.name != "test_local.py")
+    """Keep those together that share what takes long to start; with one worker, the order is as it is without."""
+    for item in items:
+        room = item.path.parent.name
+        own = room != "deployments" or item.path.name == "test_local.py"
+        item.add_marker(pytest.mark.xdist_group(str(item.path) if own else room))
+    # What starts a cluster of its own comes before the session has one: two at once take twice as long.
+    items.sort(key=lambda item: (item.path.name != "test_local.py", item.path.parent.name != "deployments"))
 
 
 @pytest.fixture

@@ -165,7 +165,9 @@ def test_an_unknown_type_is_told_which_there_are(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task_id", "status"), [(new_task_id(), 404), ("task-1", 422), ("..%2f..", 404), (new_task_id(0), 410)]
+    ("task_id", "status"),
+    [(new_task_id(), 404), ("task-1", 422), ("..%2f..", 404), (new_task_id(0), 410)],
+    ids=["unknown", "no id", "a path", "long gone"],
 )
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_tasks_that_are_not_there(http: httpx.Client, method: str, task_id: str, status: int) -> None:
