@@ -112,6 +112,8 @@ def _pod(container: str, wanted: Wanted, ports: dict[str, int]) -> dict[str, Any
                 {
                     "name": container,
                     "image": wanted.image,
+                    # The operator runs it before `ray start`, in one shell: HAProxy with our rules.
+                    "command": ['eval "$(python -m deployments.ingress)"'],
                     "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
                     "env": [
                         {"name": "COMPUTE_CONFIG", "value": f"{_CONFIG}/config.json"},

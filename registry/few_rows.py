@@ -1,9 +1,9 @@
-"""Tree models scored a few rows at a time: what a call of their libraries costs is far more than the trees do.
+"""Models scored a few rows at a time: what a call of their libraries costs is far more than the scoring.
 
 Treelite reads the models of XGBoost and of scikit-learn, and its GTIL walks their trees at once: 30 instead of 130
-microseconds for a row of a booster of XGBoost, or of 10,000 for a forest. It is used only where it says what the
-library says, on rows made to find a difference, and only for as many rows as it is the faster one for. The call of
-LightGBM is fast by itself.
+microseconds for a row of a booster of XGBoost, or of 10,000 for a forest. What has no trees is compiled to ONNX
+(`registry.compiled`). Either is used only where it says what the library says, on rows made to find a difference, and
+only for as many rows as it is the faster one for. The call of LightGBM is fast by itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from registry.compiled import compile_smooth
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ _ROWS = 512
 _TREES = 200
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-9}
 """Relative. The sums of XGBoost agree to the last bit; its logistic function, and a mean of doubles, need not."""
+_LEAST = 1e-12
+"""Absolute, where there are no trees: a probability of nearly nothing is the rest of a sum of ones."""
 _TIMED = (1, 64)
 _SHAPES = 1_000
 _crossovers: dict[Hashable, int] = {}
@@ -69,27 +73,48 @@ def few_rows(
     """
     try:
         trees = _read(model, iterations)
-        if trees is None:
+        tried = _compiled(model, features, native) if trees is None else _walked(model, trees, features, margin=margin)
+        if tried is None:
             return None  # not of a kind for which this would be faster
-        fast, narrow = _scorer(model, trees, features, margin=margin), hasattr(model, "save_config") or _casts(model)
-        rows = _near_thresholds(trees, features, "float32" if narrow else "float64")
-        expected, found = native(rows), fast(rows)
+        expected, found = native(tried.rows), tried.score(tried.rows)
         if expected.shape != found.shape or not np.allclose(
-            expected, found, rtol=_TOLERANCE[str(found.dtype)], atol=0, equal_nan=True
+            expected, found, rtol=_TOLERANCE[str(found.dtype)], atol=tried.least, equal_nan=True
         ):
             logger.info("event=few_rows_left_out model=%s reason=differs", type(model).__name__)
             return None
-        width, depth = expected.size // len(expected), int(np.max(trees.get_tree_depth()))
-        shape = (type(model), margin, width, depth, features.bit_length(), trees.num_tree.bit_length())
-        most = _crossovers.get(shape)
+        most = _crossovers.get(tried.shape)
         if most is None:
-            most = _crossover(native, fast, rows)
-            if len(_crossovers) < _SHAPES:
-                _crossovers[shape] = most
-    except Exception as error:  # noqa: BLE001  (whatever Treelite cannot read, or the library refuses to be asked)
+            most = _crossover(native, tried.score, tried.rows)
+            if tried.shape is not None and len(_crossovers) < _SHAPES:
+                _crossovers[tried.shape] = most
+    except Exception as error:  # noqa: BLE001  (whatever cannot be read or converted, or the library refuses to be asked)
         logger.info("event=few_rows_left_out model=%s reason=%r", type(model).__name__, str(error)[:200])
         return None
-    return FewRows(fast, most) if most else None
+    return FewRows(tried.score, most) if most else None
+
+
+class _Tried(NamedTuple):
+    """What may be faster, the rows to see that it says the same, and how far off it may be where that is nothing."""
+
+    score: Score
+    rows: NDArray[Any]
+    least: float
+    shape: Hashable
+    """What its times depend on; None: they are taken for each model."""
+
+
+def _compiled(model: Any, features: int, native: Score) -> _Tried | None:
+    found = compile_smooth(model, features, native)
+    return None if found is None else _Tried(*found, _LEAST, None)
+
+
+def _walked(model: Any, trees: Any, features: int, *, margin: bool) -> _Tried:
+    narrow = hasattr(model, "save_config") or _casts(model)
+    score = _scorer(model, trees, features, margin=margin)
+    rows = _near_thresholds(trees, features, "float32" if narrow else "float64")
+    width, depth = score(rows[:1]).size, int(np.max(trees.get_tree_depth()))
+    shape = (type(model), margin, width, depth, features.bit_length(), trees.num_tree.bit_length())
+    return _Tried(score, rows, 0.0, shape)
 
 
 def _read(model: Any, iterations: tuple[int, int] | None) -> Any:

@@ -88,6 +88,7 @@ def test_kuberay_takes_the_manifests(tmp_path: Path, kind: str, settings: dict[s
     for group in groups(cluster):
         (container,) = group["template"]["spec"]["containers"]
         assert f":{ray.__version__}-py3" in container["image"]
+        assert container["command"] == ['eval "$(python -m deployments.ingress)"']  # the operator appends: && ray start
         assert container["resources"]["limits"] == {"cpu": "3", "memory": "1024Mi", "nvidia.com/gpu": "1"}
 
 

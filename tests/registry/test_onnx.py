@@ -34,7 +34,7 @@ from registry.onnx_format import is_onnx
 
 pytestmark = [
     pytest.mark.parametrize("config", ["directory"], indirect=True),
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore::DeprecationWarning:skl2onnx"),
+    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
 ]
 
 ROWS = 200

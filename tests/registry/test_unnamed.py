@@ -84,7 +84,7 @@ def test_an_estimator_fitted_on_a_table_is_served_on_a_matrix(registry: ModelReg
     model = load(registry, PLAIN[kind])
     served = model.with_few_rows()
     assert served._unnamed is not None
-    assert (served._few_rows is not None) == (kind in ("forest", "histograms"))
+    assert (served._few_rows is not None) == (kind in ("linear", "logistic", "forest", "histograms"))
     check_same(model, served)
     assert list(served.model.feature_names_in_) == list(FRAME.columns), "the native model is as it was"
 
