@@ -68,7 +68,7 @@ class MicroBatches:
         if pace is None:
             pace = self._paces[model] = _Pace()
         if pace.turn is None:
-            if not pace.pays or not isinstance(asked.rows, np.ndarray):
+            if not pace.pays or not isinstance(asked.rows, np.ndarray | list):
                 return pace.alone(model, asked)
             if pace.quiet:
                 pace.quiet -= 1
@@ -77,7 +77,7 @@ class MicroBatches:
             asyncio.get_running_loop().call_soon(_end_turn, model, pace)
             if not pace.crowded:
                 return pace.alone(model, asked)
-        elif not isinstance(asked.rows, np.ndarray):
+        elif not isinstance(asked.rows, np.ndarray | list):
             return pace.alone(model, asked)
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         pace.turn.append((asked, future))
@@ -110,7 +110,11 @@ class _Pace:
     def together(self, model: LoadedModel, batch: list[Asked]) -> list[Found]:
         """Score a batch; raises when one of them cannot be."""
         began = time.perf_counter()
-        rows = np.concatenate([asked.rows for asked in batch])
+        rows: Any = (
+            np.concatenate([asked.rows for asked in batch])
+            if isinstance(batch[0].rows, np.ndarray)
+            else [row for asked in batch for row in asked.rows]
+        )
         wanted = {"labels": any(asked.labels for asked in batch), "proba": any(asked.proba for asked in batch)}
         labels, chances = model.answer(rows, **wanted)
         found: list[Found] = []

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from compute import Config, load_config
 from deployments.micro_batches import MOST, Asked, Found, MicroBatches
@@ -204,6 +206,28 @@ def test_a_model_whose_rows_depend_on_each_other_is_never_batched(
     assert [record.message for record in caplog.records] == [
         f"event=micro_batches_left_out model={known.record.model_id} reason=rows_depend"
     ]
+
+
+def test_rows_with_texts_for_an_estimator_go_together_as_they_came(registry: ModelRegistry) -> None:
+    frame = pd.DataFrame({"x": ROWS[:, 0], "carrier": RNG.choice(["AA", "UA"], len(ROWS))})
+    steps = make_column_transformer((OneHotEncoder(), ["carrier"]), remainder="passthrough")
+    native = make_pipeline(steps, LogisticRegression()).fit(frame, LABELS)
+    known = registry.load_model(registry.register_model(native, "texts", example=frame.head(9)))
+    counting = Counting()
+    vars(counting).update(vars(native.steps[-1][1]), calls=[])
+    model = LoadedModel(make_pipeline(steps, counting), known.record)
+    records = frame.head(30).to_dict(orient="records")
+
+    async def session() -> None:
+        batches, asked = MicroBatches(), [labels_of(model.read([row])) for row in records]  # type: ignore[arg-type]
+        for _ in range(3):
+            counting.calls.clear()
+            answers = await ask_together(batches, model, asked)
+            found = [answer[0].tolist() for answer in answers]  # type: ignore[index, union-attr]
+            assert found == [[label] for label in native.predict(frame.head(30))]
+
+    asyncio.run(session())
+    assert counting.calls == [30]
 
 
 def test_raw_rows_are_batched_too_and_none_are_no_mistake(registry: ModelRegistry, known: LoadedModel) -> None:
