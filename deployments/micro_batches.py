@@ -144,7 +144,7 @@ class _Pace:
 
 def _end_turn(model: LoadedModel, pace: _Pace) -> None:
     turn, pace.turn = pace.turn or [], None
-    several = len(turn) > pace.crowded  # the first is among them only when it waited
+    several = len(turn) > (1 if pace.crowded else 0)  # the first is among them only if it waited
     if not several and not pace.crowded:
         pace.quiet = _QUIET
     pace.crowded = several
