@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from types import ModuleType
 
 import pytest
 
@@ -93,6 +95,29 @@ def test_a_slow_load_holds_up_nobody_else() -> None:
         assert (await waiting).record == slow
 
     asyncio.run(main())
+
+
+def test_full_garbage_collections_pass_over_libraries_that_a_load_imported() -> None:
+    async def main() -> None:
+        cache = ModelCache(Loader(), max_bytes=10**6, max_models=10)
+        await cache.get(_record(1))
+        frozen = gc.get_freeze_count()
+        assert frozen > 10_000
+        await cache.get(_record(2))  # nothing new
+        assert gc.get_freeze_count() <= frozen
+        sys.modules["imported_by_a_load"] = ModuleType("imported_by_a_load")
+        kept = [[number] for number in range(1_000)]
+        try:
+            await cache.get(_record(3))
+        finally:
+            del sys.modules["imported_by_a_load"]
+        assert gc.get_freeze_count() > frozen
+        assert len(kept) == 1_000
+
+    try:
+        asyncio.run(main())
+    finally:
+        gc.unfreeze()
 
 
 def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_by_the_next() -> None:
