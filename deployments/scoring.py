@@ -201,8 +201,9 @@ class Scorer:
 def _ask(model: LoadedModel, rows: Rows | pa.Table, *, proba: bool) -> Asked:
     signature = model.record.signature
     if proba and (signature is None or signature.classes is None):
+        what = "is a regression and has" if signature is not None else "was registered without a signature and gives"
         raise InvalidField(
-            f"the model {model.record.model_id} is a regression and has no probabilities",
+            f"the model {model.record.model_id} {what} no probabilities",
             hint="Leave proba out.",
             context={"field": "proba"},
         )

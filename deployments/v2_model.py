@@ -42,7 +42,7 @@ def describe(model: LoadedModel, versions: Sequence[int]) -> dict[str, Any]:
         inputs = [
             {"name": column.name, "datatype": _DATATYPES[column.dtype], "shape": [-1]} for column in signature.columns
         ]
-    outputs: list[dict[str, Any]] = [{"name": PREDICT, "datatype": _label_type(record), "shape": [-1]}]
+    outputs: list[dict[str, Any]] = [{"name": PREDICT, "datatype": _label_type(model), "shape": [-1]}]
     if model.gives_probabilities and signature is not None and signature.classes is not None:
         outputs.append({"name": PROBA, "datatype": _score_type(record), "shape": [-1, len(signature.classes)]})
     return {
@@ -54,8 +54,10 @@ def describe(model: LoadedModel, versions: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def to_matrix(inputs: dict[str, Tensor], model: LoadedModel) -> NDArray[Any]:
+def to_rows(inputs: dict[str, Tensor], model: LoadedModel) -> NDArray[Any] | list[dict[str, Any]]:
     """Return the matrix that a model takes: of a tensor for each feature, or of one for all where all are numbers.
+
+    An estimator that takes texts gets them as they are, known or not: rows by the names of the features.
 
     Raises
     ------
@@ -96,7 +98,11 @@ def to_matrix(inputs: dict[str, Tensor], model: LoadedModel) -> NDArray[Any]:
             hint=f"Its features are {', '.join(signature.feature_names[:40])}.",
             context={"tensor": unknown[:80]},
         )
-    return encode_columns(columns, signature, model.dtype)
+    matrix = encode_columns(columns, signature, model.dtype)
+    if not model.takes_texts:
+        return matrix
+    lists = [values.tolist() if isinstance(values, np.ndarray) else list(values) for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def to_outputs(
@@ -112,11 +118,13 @@ def to_outputs(
             tensors.append(Tensor(name, datatype, chances.shape, values))
         else:
             assert labels is not None
-            datatype = _label_type(model.record)
+            datatype = _label_type(model)
             found: Values = (
-                [str(label) for label in labels.tolist()] if datatype == "BYTES" else _cast(labels, datatype)
+                [str(label) for label in labels.tolist()]
+                if datatype == "BYTES"
+                else _cast(labels, datatype).reshape(-1)
             )
-            tensors.append(Tensor(name, datatype, (len(labels),), found))
+            tensors.append(Tensor(name, datatype, labels.shape, found))
     return tensors
 
 
@@ -175,11 +183,13 @@ def _score_type(record: ModelRecord) -> str:
     return "FP32" if record.format == "xgboost-ubj" else "FP64"
 
 
-def _label_type(record: ModelRecord) -> str:
-    classes = record.signature.classes if record.signature is not None else None
+def _label_type(model: LoadedModel) -> str:
+    signature = model.record.signature
+    # Who was registered without a signature may know its labels itself.
+    classes = signature.classes if signature is not None else getattr(model.model, "classes_", None)
     if classes is None:
-        return _score_type(record)
-    return _LABELS.get(np.array(classes).dtype.kind, "BYTES")
+        return _score_type(model.record)
+    return _LABELS.get(np.asarray(classes).dtype.kind, "BYTES")
 
 
 def _misshapen(tensor: Tensor, hint: str) -> InvalidField:

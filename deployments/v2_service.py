@@ -12,7 +12,7 @@ from deployments.freshness import Fresh
 from deployments.micro_batches import Asked, Found
 from deployments.question import Question
 from deployments.threads import Threads
-from deployments.v2_model import PREDICT, PROBA, choose_outputs, describe, to_matrix, to_outputs
+from deployments.v2_model import PREDICT, PROBA, choose_outputs, describe, to_outputs, to_rows
 
 if TYPE_CHECKING:
     from deployments.question import Sticky
@@ -125,7 +125,7 @@ class V2Service:
 
 def _ask(model: LoadedModel, request: InferRequest) -> Asked:
     wanted = choose_outputs(model, request.outputs)
-    return Asked(to_matrix(request.inputs, model), labels=PREDICT in wanted, proba=PROBA in wanted)
+    return Asked(to_rows(request.inputs, model), labels=PREDICT in wanted, proba=PROBA in wanted)
 
 
 def _reply(model: LoadedModel, request: InferRequest, found: Found) -> Inferred:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from compute.errors import ComputeError, InvalidField, UnsupportedFormat
 from registry.derive import derive_signature, derive_task
@@ -16,6 +20,13 @@ from registry.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+_TRIED = 100
+"""Rows of an example."""
+_SAME = 1e-3
+"""Relative: tables that are read in single precision may differ by more than a rounding."""
 
 
 def check_fields(
@@ -60,14 +71,33 @@ def check_width(trial: Trial, signature: Signature | None) -> None:
         )
 
 
-def try_example(native: Any, draft: Draft, example: pd.DataFrame) -> None:
-    """See that the model predicts the first row of an example, before anyone relies on it."""
+def try_example(native: Any, draft: Draft, example: pd.DataFrame, given: object) -> None:
+    """See that a model predicts an example, and as it did before it was kept, before anyone relies on it.
+
+    Parameters
+    ----------
+    native : object
+        The model as it was read back.
+    draft : Draft
+        Its record to be.
+    example : DataFrame
+        A table as it was trained on.
+    given : object
+        The model as it came.
+
+    Raises
+    ------
+    UnsupportedFormat
+        When it cannot, or says something else: what lies outside the model that is kept changes its predictions.
+    """
     if draft.signature is None or not len(example):
         return
     now = {"version": 1, "created_at": 0, "updated_at": 0}
     record = ModelRecord.model_validate({**draft.model_dump(exclude={"idempotency_key"}), **now})
+    kept = LoadedModel(native, record)
+    example = example.head(_TRIED)
     try:
-        LoadedModel(native, record).predict(example.head(1))
+        found = kept.predict(example, proba=kept.gives_probabilities)
     except ComputeError:
         raise
     except Exception as error:  # whatever the model's library raises
@@ -75,3 +105,36 @@ def try_example(native: Any, draft: Draft, example: pd.DataFrame) -> None:
             f"the model cannot predict its own example: {type(error).__name__}: {error!s:.300}",
             hint="Give an example of the columns it was trained on; a model of text columns has to be a pipeline.",
         ) from error
+    expected = _said(given, example, draft.signature, proba=kept.gives_probabilities)
+    if expected is None or expected.shape != found.shape:
+        return
+    if expected.dtype.kind in "iuf" and found.dtype.kind in "iuf":
+        largest = float(np.nanmax(np.abs(expected), initial=0.0))
+        same = np.isclose(found, expected, rtol=_SAME, atol=_SAME * largest, equal_nan=True)
+    else:
+        same = np.array([str(one) == str(other) for one, other in zip(found.tolist(), expected.tolist(), strict=True)])
+    if not same.all():
+        row = int(np.nonzero(~same)[0][0])
+        raise UnsupportedFormat(
+            f"the model would be kept as one that predicts something else: of row {row} of the example it said "
+            f"{expected[row]!s:.80}, and would say {found[row]!s:.80}",
+            hint="Categories that are numbers have to become text (column.astype(str)) before training; "
+            "XGBoost's missing= is not part of its models: make those values NaN.",
+            context={"row": row},
+        )
+
+
+def _said(model: Any, example: pd.DataFrame, signature: Signature, *, proba: bool) -> NDArray[Any] | None:
+    """Return what an estimator says to an example by itself; None when it cannot be asked like this."""
+    ask = getattr(model, "predict_proba" if proba else "predict", None)
+    if ask is None or not hasattr(model, "fit"):
+        return None  # a booster or a graph, which have no tables of their own
+    by_name = example.set_axis([str(name) for name in example.columns], axis=1)
+    try:
+        names = getattr(model, "feature_names_in_", None)
+        if names is not None and len(names):
+            return np.asarray(ask(by_name[[str(name) for name in names]]))
+        return np.asarray(ask(by_name[list(signature.feature_names)].to_numpy()))
+    except Exception as error:  # noqa: BLE001  (of a matrix of texts, or what else it was not trained on)
+        logger.info("event=example_not_compared model=%s reason=%r", type(model).__name__, str(error)[:200])
+        return None

@@ -112,7 +112,8 @@ class ModelRegistry:
             How raw rows become the model's matrix. By default it is taken from ``example``, else from the names of the
             features that the model knows, as floats; a model without any takes a matrix only.
         example : DataFrame, optional
-            A table as the model was trained on; the model is tried on its first row.
+            A table as the model was trained on; the first 100 rows show whether it predicts, once it is kept, what it
+            predicts now.
         metrics : mapping, optional
             Finite numbers, grouped one deep if you like.
         lineage : mapping, optional
@@ -143,7 +144,7 @@ class ModelRegistry:
             check_width(examine(native), signature)
             draft = _draft(model_format, signature, fields)
             if example is not None:
-                try_example(native, draft, example)
+                try_example(native, draft, example, model_obj)
             return self._register(draft, path)
 
     def register_file(

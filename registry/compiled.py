@@ -2,26 +2,43 @@
 
 A call of scikit-learn looks at its input for 50 to 200 microseconds and computes for one. ONNX Runtime takes 6, in
 double precision. Only what is smooth is compiled: rows that are drawn at random would not find where the steps of
-others differ. skl2onnx: https://onnx.ai/sklearn-onnx/
+others differ. And only what is sure is answered: scikit-learn takes labels from the decision function, which tells
+apart what has the same probability, and keeps the digits of the smallest ones. skl2onnx: https://onnx.ai/sklearn-onnx/
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Score = Callable[[NDArray[Any]], NDArray[Any]]
+SureScore = Callable[[NDArray[Any]], NDArray[Any] | None]
+"""Returns None where it cannot vouch for what the library would say."""
 
 _SMOOTH = ("sklearn.linear_model.", "sklearn.neural_network.", "sklearn.decomposition.")
 _SCALERS = {"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"}
 _ROWS = 512
+_LARGEST = 1e100
+"""Beyond, something may overflow on the way, which scikit-learn refuses."""
+_SMALLEST, _CLOSEST = 1e-6, 1e-9
+"""A probability, and the gap between the two largest: below, digits are lost, and a label may be another."""
+_CANCELLED = 1e-12
+"""Of the largest answer: as exact as this is what a sum leaves that cancels."""
 
 
-def compile_smooth(estimator: Any, features: int, native: Score) -> tuple[Score, NDArray[np.float64]] | None:
-    """Return what scores as an estimator does, and rows to see it by; None when it is of another kind.
+class Compiled(NamedTuple):
+    """What scores as an estimator does, rows it is sure of, and how far off it may be where they come to nothing."""
+
+    score: SureScore
+    rows: NDArray[np.float64]
+    least: float
+
+
+def compile_smooth(estimator: Any, features: int, native: Score) -> Compiled | None:
+    """Compile an estimator; None when it is of another kind.
 
     Parameters
     ----------
@@ -30,17 +47,12 @@ def compile_smooth(estimator: Any, features: int, native: Score) -> tuple[Score,
     features : int
         Columns of the matrix.
     native : callable
-        Its ``predict``, or the ``predict_proba`` of a classifier; takes the rows that have no number somewhere, too,
-        which it refuses.
-
-    Returns
-    -------
-    tuple of callable and ndarray of shape (rows, features), or None
+        Its ``predict``, or the ``predict_proba`` of a classifier.
 
     Raises
     ------
     Exception
-        What the converter says to an estimator that it cannot convert.
+        What the converter says to an estimator that it cannot convert; ValueError when it is never sure.
     """
     if not is_smooth(estimator):
         return None
@@ -57,15 +69,36 @@ def compile_smooth(estimator: Any, features: int, native: Score) -> tuple[Score,
     (name,), output = [each.name for each in session.get_inputs()], session.get_outputs()[-1].name
     run = session.run
 
-    def score(matrix: NDArray[Any]) -> NDArray[Any]:
-        if not np.isfinite(matrix).all():
-            return native(matrix)
+    def score(matrix: NDArray[Any]) -> NDArray[Any] | None:
+        if not np.abs(matrix).max() <= _LARGEST:  # nor is NaN
+            return None
         found: NDArray[Any] = run([output], {name: np.ascontiguousarray(matrix)})[0]
-        return found if classifier else found.reshape(-1)
+        if classifier:
+            return found if _sure(found) else None
+        return found.reshape(-1) if np.isfinite(found).all() else None
 
     rng = np.random.default_rng(0)
     sizes = 10.0 ** rng.integers(-3, 6, (_ROWS, 1))
-    return score, rng.normal(size=(_ROWS, features)) * sizes
+    rows = rng.normal(size=(_ROWS, features)) * sizes
+    rows = rows[[score(rows[place : place + 1]) is not None for place in range(_ROWS)]]
+    if not len(rows):
+        raise ValueError("it is never sure")
+    least = 0.0 if classifier else _CANCELLED * float(np.abs(native(rows)).max())
+    return Compiled(score, rows, least)
+
+
+def _sure(chances: NDArray[Any]) -> bool:
+    """Whether the labels and the digits of probabilities are those that scikit-learn has.
+
+    Examples
+    --------
+    >>> _sure(np.array([[0.2, 0.8]])), _sure(np.array([[0.5, 0.5]])), _sure(np.array([[1e-9, 1 - 1e-9]]))
+    (True, False, False)
+    """
+    if not chances.min() >= _SMALLEST:
+        return False
+    largest = np.sort(chances, axis=1)[:, -2:]
+    return bool((largest[:, 1] - largest[:, 0]).min() >= _CLOSEST)
 
 
 def is_smooth(estimator: Any) -> bool:

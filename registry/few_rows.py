@@ -12,25 +12,21 @@ import ctypes
 import json
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.compiled import compile_smooth
+from registry.compiled import Score, SureScore, compile_smooth
 
 logger = logging.getLogger(__name__)
-
-Score = Callable[[NDArray[Any]], NDArray[Any]]
 
 MOST_ROWS = 4096
 _ROWS = 512
 _TREES = 200
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-9}
 """Relative. The sums of XGBoost agree to the last bit; its logistic function, and a mean of doubles, need not."""
-_LEAST = 1e-12
-"""Absolute, where there are no trees: a probability of nearly nothing is the rest of a sum of ones."""
 _TIMED = (1, 64)
 _SHAPES = 1_000
 _crossovers: dict[Hashable, int] = {}
@@ -43,12 +39,12 @@ class FewRows:
     Parameters
     ----------
     score : callable
-        Takes a matrix of shape (rows, features).
+        Takes a matrix of shape (rows, features); returns None where the library has to be asked.
     most_rows : int
         Up to how many rows it is the faster one.
     """
 
-    def __init__(self, score: Score, most_rows: int) -> None:
+    def __init__(self, score: SureScore, most_rows: int) -> None:
         self.score = score
         self.most_rows = most_rows
 
@@ -77,8 +73,10 @@ def few_rows(
         if tried is None:
             return None  # not of a kind for which this would be faster
         expected, found = native(tried.rows), tried.score(tried.rows)
-        if expected.shape != found.shape or not np.allclose(
-            expected, found, rtol=_TOLERANCE[str(found.dtype)], atol=tried.least, equal_nan=True
+        if (
+            found is None
+            or expected.shape != found.shape
+            or not np.allclose(expected, found, rtol=_TOLERANCE[str(found.dtype)], atol=tried.least, equal_nan=True)
         ):
             logger.info("event=few_rows_left_out model=%s reason=differs", type(model).__name__)
             return None
@@ -96,7 +94,7 @@ def few_rows(
 class _Tried(NamedTuple):
     """What may be faster, the rows to see that it says the same, and how far off it may be where that is nothing."""
 
-    score: Score
+    score: SureScore
     rows: NDArray[Any]
     least: float
     shape: Hashable
@@ -105,14 +103,16 @@ class _Tried(NamedTuple):
 
 def _compiled(model: Any, features: int, native: Score) -> _Tried | None:
     found = compile_smooth(model, features, native)
-    return None if found is None else _Tried(*found, _LEAST, None)
+    return None if found is None else _Tried(*found, None)
 
 
 def _walked(model: Any, trees: Any, features: int, *, margin: bool) -> _Tried:
     narrow = hasattr(model, "save_config") or _casts(model)
     score = _scorer(model, trees, features, margin=margin)
     rows = _near_thresholds(trees, features, "float32" if narrow else "float64")
-    width, depth = score(rows[:1]).size, int(np.max(trees.get_tree_depth()))
+    first = score(rows[:1])
+    assert first is not None  # thresholds are numbers of the library's own
+    width, depth = first.size, int(np.max(trees.get_tree_depth()))
     shape = (type(model), margin, width, depth, features.bit_length(), trees.num_tree.bit_length())
     return _Tried(score, rows, 0.0, shape)
 
@@ -186,15 +186,18 @@ def _casts(estimator: Any) -> bool:
     return "hist" not in type(estimator).__module__
 
 
-def _scorer(model: Any, trees: Any, features: int, *, margin: bool) -> Score:
+def _scorer(model: Any, trees: Any, features: int, *, margin: bool) -> SureScore:
     booster = hasattr(model, "save_config")
     casts = not booster and _casts(model)
     classes = len(getattr(model, "classes_", ()))
     walk = _walker(trees, features, margin=margin)
 
-    def score(matrix: NDArray[Any]) -> NDArray[Any]:
+    def score(matrix: NDArray[Any]) -> NDArray[Any] | None:
         if casts:
-            matrix = matrix.astype("float32").astype("float64")
+            with np.errstate(over="ignore"):
+                matrix = matrix.astype("float32").astype("float64")
+            if np.isinf(matrix).any():  # which scikit-learn refuses
+                return None
         found = walk(matrix)
         if found.shape[1] > 1:
             return found
@@ -263,10 +266,10 @@ def _near_thresholds(trees: Any, features: int, dtype: str) -> NDArray[Any]:
     return rows
 
 
-def _crossover(native: Score, fast: Score, rows: NDArray[Any]) -> int:
+def _crossover(native: Score, fast: SureScore, rows: NDArray[Any]) -> int:
     """Return up to how many rows the fast one is faster, by the lines through both of its times, and the library's."""
 
-    def line(score: Score) -> tuple[float, float]:
+    def line(score: SureScore) -> tuple[float, float]:
         times = []
         for count in _TIMED:
             part = rows[:count].copy()

@@ -50,6 +50,8 @@ class LoadedModel:
         What is known about it.
     takes_numbers : bool
         Whether no feature is a category or a time, so that raw rows can be a matrix.
+    takes_texts : bool
+        Whether texts go to the native model as they are: it was fitted on a table, and knows their codes itself.
     flags : tuple of int
         Places of the features that are true or false.
     feature_names : frozenset of str
@@ -66,6 +68,8 @@ class LoadedModel:
         self._order: NDArray[np.intp] | None = None
         columns = record.signature.columns if record.signature is not None else ()
         self.takes_numbers = all(column.dtype not in ("category", "datetime") for column in columns)
+        named = getattr(model, "feature_names_in_", None) is not None
+        self.takes_texts = named and record.format not in _BOOSTERS and not self.takes_numbers
         self.feature_names = frozenset(column.name for column in columns)
         self.flags = tuple(place for place, column in enumerate(columns) if column.dtype == "bool")
         if record.format == "xgboost-ubj":
@@ -192,17 +196,20 @@ class LoadedModel:
             return none if labels else None, np.empty((0, len(classes))) if proba and classes else None
         few = self._few_rows
         known = matrix if self._order is None else matrix[:, self._order]
-        if few is not None and len(matrix) <= few.most_rows:
-            scores = few.score(known)
-        elif self.record.format not in _BOOSTERS:
+        scores = few.score(known) if few is not None and len(matrix) <= few.most_rows else None
+        if scores is None and self.record.format not in _BOOSTERS:
             estimator, table = (
                 (self.model, self._named(matrix, rows)) if self._unnamed is None else (self._unnamed, known)
             )
-            return (
-                _predict_estimator(estimator, table, classes, proba=False) if labels else None,
-                _predict_estimator(estimator, table, classes, proba=True) if proba else None,
-            )
-        else:
+            try:
+                with np.errstate(over="ignore"):  # it refuses what it casts to infinity
+                    return (
+                        _predict_estimator(estimator, table, classes, proba=False) if labels else None,
+                        _predict_estimator(estimator, table, classes, proba=True) if proba else None,
+                    )
+            except ValueError as error:
+                raise self._blamed(matrix, error) from error
+        if scores is None:
             scores = self._score(matrix)
         if classes is None:
             return scores, None
@@ -229,9 +236,7 @@ class LoadedModel:
             Naming the feature.
         """
         signature = self.record.signature
-        if signature is None or isinstance(rows, np.ndarray):
-            return rows
-        if not self.takes_numbers and getattr(self.model, "feature_names_in_", None) is not None:
+        if signature is None or isinstance(rows, np.ndarray) or self.takes_texts:
             return rows
         return encode(rows, signature, self.dtype)
 
@@ -324,6 +329,23 @@ class LoadedModel:
             table = xgboost.DMatrix(matrix, feature_names=self.model.feature_names, nthread=self._threads)
             scores = self.model.predict(table, output_margin=self._objective in _MARGINS)
         return cast("NDArray[Any]", scores)
+
+    def _blamed(self, matrix: NDArray[Any], error: ValueError) -> Exception:
+        """Return an error that names the value which an estimator refuses; the same when there is no such value."""
+        signature = self.record.signature
+        columns = signature.columns if signature is not None else None
+        with np.errstate(invalid="ignore"):
+            refused = ~(np.abs(matrix) <= np.finfo("float32").max)
+        for row, place in zip(*np.nonzero(refused), strict=True):
+            if columns is None or columns[place].categories is None:  # those that are not known have no number
+                feature, value = columns[place].name if columns is not None else str(place), matrix[row, place]
+                what = "is missing" if math.isnan(value) else f"is {value:g}"
+                return ColumnInvalid(
+                    f"the feature {feature!r} {what} in row {row}, which the model does not take: {error!s:.200}",
+                    hint="Leave such rows out, or train a model that takes them: a pipeline with an imputer.",
+                    context={"feature": feature, "row": int(row)},
+                )
+        return error
 
     def _named(self, matrix: NDArray[Any], rows: Any) -> Any:
         """Give an estimator that was fitted on a table a table: its names, and categories as text."""

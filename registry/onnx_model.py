@@ -117,6 +117,13 @@ class OnnxModel:
         chances = np.asarray(scores, dtype="float64").reshape(len(scores), -1)
         if chances.shape[1] == 1:  # of the second class
             chances = np.hstack([1 - chances, chances])
+        if np.isnan(chances).any():
+            row = int(np.nonzero(np.isnan(chances).any(axis=1))[0][0])
+            raise ColumnInvalid(
+                f"the ONNX model has no number for row {row}: a value is missing there, or too large for its type",
+                hint="Leave such rows out.",
+                context={"row": row},
+            )
         if not np.allclose(chances.sum(axis=1), 1, atol=1e-3):
             raise self._no_probabilities()
         return chances

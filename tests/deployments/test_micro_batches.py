@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from compute import Config, load_config
+from compute.errors import ColumnInvalid
 from deployments.micro_batches import MOST, Asked, Found, MicroBatches
 from deployments.scoring import Scorer
 from registry import LoadedModel, ModelRegistry, get_model_registry
@@ -167,7 +168,7 @@ def test_a_request_that_cannot_be_scored_fails_alone(model: LoadedModel) -> None
         batches = MicroBatches()
         for _ in range(4):
             found = await ask_together(batches, model, [labels_of(rows) for rows in (ROWS[:1], bad, ROWS[1:3], bad)])
-            assert [isinstance(each, ValueError) for each in found] == [False, True, False, True]
+            assert [isinstance(each, ColumnInvalid) for each in found] == [False, True, False, True]
             assert found[2][0].tolist() == model.predict(ROWS[1:3]).tolist()  # type: ignore[index]
 
     asyncio.run(session())

@@ -12,8 +12,10 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 
 from compute import Config
+from compute.errors import ColumnInvalid
 from registry import LoadedModel, capture_signature, encode, get_model_registry
 from registry.few_rows import few_rows
 
@@ -141,3 +143,23 @@ def test_a_sure_classifier_of_even_classes_has_it_too() -> None:
     found = few_rows(model, native, 8)
     assert found is not None
     assert (found.score(rows) == native(rows)).all()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value"),
+    [(RandomForestClassifier(10, random_state=0), 1e300), (LogisticRegression(), None)],
+    ids=["too large", "missing"],
+)
+def test_a_value_that_the_estimator_refuses_is_named_however_many_rows(
+    config: Config, estimator: Any, value: float | None
+) -> None:
+    rows = pd.DataFrame({"u": RNG.normal(size=200), "v": RNG.normal(size=200)})
+    registry = get_model_registry(config)
+    known = registry.register_model(estimator.fit(rows, rows["u"] > 0), "any", example=rows)
+    model = registry.load_model(known).with_few_rows()
+    assert model._few_rows is not None
+    good = [{"u": 0.5, "v": 0.0}]
+    for count in (0, 2, 5000):
+        with pytest.raises(ColumnInvalid) as refused:
+            model.predict([*good * count, {"u": value, "v": 0.0}, *good * count])
+        assert refused.value.context == {"feature": "u", "row": count}

@@ -477,3 +477,29 @@ def test_other_files_are_refused(local_registry: ModelRegistry, tmp_path: Path, 
 def test_a_file_that_is_not_there(local_registry: ModelRegistry, tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match="No such file"):
         local_registry.register_file(tmp_path / "nothing", "any")
+
+
+def test_what_would_predict_something_else_once_it_is_kept_is_refused(local_registry: ModelRegistry) -> None:
+    numbers = FRAME[["distance"]].assign(delay=FRAME["delay"].fillna(0).clip(lower=0))
+    zero_is_missing = xgboost.XGBRegressor(n_estimators=15, missing=0.0).fit(numbers, numbers["delay"] * 2)
+    coded = numbers.assign(line=pd.Categorical(np.arange(ROWS) % 3))
+    steps = ColumnTransformer([("line", OneHotEncoder(handle_unknown="ignore"), ["line"])], remainder="passthrough")
+    by_number = make_pipeline(steps, Ridge()).fit(coded, coded["line"].astype(int) * 100.0)
+    for model, example in ((zero_is_missing, numbers), (by_number, coded)):
+        with pytest.raises(UnsupportedFormat, match="predicts something else: of row") as refused:
+            local_registry.register_model(model, "other", name="other", example=example)
+        assert refused.value.context["row"] >= 0
+    assert not local_registry.list_models(name="other")
+
+
+def test_what_predicts_the_same_once_it_is_kept_is_taken(local_registry: ModelRegistry) -> None:
+    carriers = FRAME.assign(
+        carrier=FRAME["carrier"].fillna("none").astype("category"), line=pd.Categorical(FRAME.index % 3)
+    )
+    for model in (
+        xgboost.XGBClassifier(n_estimators=5, enable_categorical=True),
+        lightgbm.LGBMClassifier(n_estimators=5, verbose=-1),
+    ):
+        model.fit(carriers, (AMOUNT > 10).astype(int))
+        known = local_registry.load_model(local_registry.register_model(model, "same", example=carriers))
+        assert np.allclose(known.predict(carriers, proba=True), model.predict_proba(carriers), rtol=1e-5)
