@@ -91,7 +91,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
             from compute import ComputeManager
             from compute.local_backend import LocalBackend
             manager = ComputeManager(LocalBackend(2))
-            ids = [manager.submit_task(lambda: time.sleep(0.2) or os.getpid()) for _ in range(2)]
+            ids = [manager.submit_task(lambda: time.sleep(1) or os.getpid()) for _ in range(2)]
             pids = manager.gather_results(ids)
             busy = manager.submit_task(sum, range(10**13))
             time.sleep(0.3)
@@ -109,8 +109,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids))
-    assert Path(memory).exists()
-    # What it left in shared memory goes when the next backend starts.
+    # What it left in shared memory goes when the next backend starts, here or in another process.
     SharedDirectory().close()
     assert not Path(memory).exists()
     assert not Path(temporary).exists()
