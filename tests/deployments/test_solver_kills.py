@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ import psutil
 import pytest
 
 from compute import Config, load_config
+from deployments.ingress import ingress_variables
 from deployments.tokens import Role, TokenStore
 from jobs import train_model
 from registry import open_store
@@ -57,9 +59,11 @@ class Cluster:
         self.start()
 
     def start(self) -> None:
+        # Apart from that of the cluster which the other tests share: no two can have one port.
+        self._ingress = tempfile.TemporaryDirectory(prefix="ingress-")
         self._driver = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, str(self.port), str(self._path)],
-            env=environment(self._config),
+            env=environment(self._config) | ingress_variables(Path(self._ingress.name)),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -82,6 +86,7 @@ class Cluster:
         self._driver.wait()
         assert self._driver.stdout is not None
         self._driver.stdout.close()
+        self._ingress.cleanup()
 
     def kill(self, victim: str, chance: random.Random) -> bool:
         """Kill one process of a kind; False when there is none now."""
