@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compute.errors import ComputeError, InvalidField, UnsupportedFormat
-from registry.derive import derive_signature, derive_task
+from registry.derive import derive_signature, derive_task, own_categories
 from registry.limits import check_json, check_metrics, check_name, check_tags
 from registry.loaded import LoadedModel
 from registry.models import Draft, checked_key
@@ -58,7 +58,20 @@ def find_signature(model: object, example: pd.DataFrame | None) -> Signature | N
     if derived is not None and set(derived.feature_names) <= {str(name) for name in example.columns}:
         example = example.set_axis([str(name) for name in example.columns], axis=1)[list(derived.feature_names)]
     task, classes = derive_task(model)
-    return capture_signature(example).model_copy(update={"task": task, "classes": classes})
+    signature = capture_signature(example)
+    columns = list(signature.columns)
+    # The codes are the model's: an example need not have all categories, nor in the same order.
+    if own := own_categories(model):
+        if len(own) != len(signature.categorical):
+            raise InvalidField(
+                f"the model was trained with {len(own)} category columns, and the example has "
+                f"{len(signature.categorical)}",
+                hint="Give an example of the table that it was trained on.",
+                context={"field": "example"},
+            )
+        for place, categories in zip(signature.categorical, own, strict=True):
+            columns[place] = columns[place].model_copy(update={"categories": categories})
+    return signature.model_copy(update={"columns": tuple(columns), "task": task, "classes": classes})
 
 
 def check_width(trial: Trial, signature: Signature | None) -> None:
@@ -95,9 +108,10 @@ def try_example(native: Any, draft: Draft, example: pd.DataFrame, given: object)
     now = {"version": 1, "created_at": 0, "updated_at": 0}
     record = ModelRecord.model_validate({**draft.model_dump(exclude={"idempotency_key"}), **now})
     kept = LoadedModel(native, record)
-    example = example.head(_TRIED)
+    places = np.unique(np.linspace(0, len(example) - 1, _TRIED).astype(int))
+    example = example.iloc[places]
     try:
-        found = kept.predict(example, proba=kept.gives_probabilities)
+        found = kept.answer(example, labels=True, proba=kept.gives_probabilities)
     except ComputeError:
         raise
     except Exception as error:  # whatever the model's library raises
@@ -105,36 +119,56 @@ def try_example(native: Any, draft: Draft, example: pd.DataFrame, given: object)
             f"the model cannot predict its own example: {type(error).__name__}: {error!s:.300}",
             hint="Give an example of the columns it was trained on; a model of text columns has to be a pipeline.",
         ) from error
-    expected = _said(given, example, draft.signature, proba=kept.gives_probabilities)
-    if expected is None or expected.shape != found.shape:
-        return
+    for ask, answers in zip(("predict", "predict_proba"), found, strict=True):
+        expected = _said(given, ask, example, draft.signature)
+        if answers is not None and expected is not None:
+            _compare(answers, expected, places)
+
+
+def _compare(found: NDArray[Any], expected: NDArray[Any], places: NDArray[np.intp]) -> None:
+    if found.shape != expected.shape:
+        raise UnsupportedFormat(
+            f"the model would be kept as one that gives {_each(found)} a row, and it gives {_each(expected)}",
+            hint="Several labels a row, and losses of one's own in a classifier, cannot be kept.",
+        )
     if expected.dtype.kind in "iuf" and found.dtype.kind in "iuf":
         largest = float(np.nanmax(np.abs(expected), initial=0.0))
         same = np.isclose(found, expected, rtol=_SAME, atol=_SAME * largest, equal_nan=True)
+        same = same.reshape(len(same), -1).all(axis=1)
     else:
-        same = np.array([str(one) == str(other) for one, other in zip(found.tolist(), expected.tolist(), strict=True)])
+        pairs = zip(found.tolist(), expected.tolist(), strict=True)
+        same = np.array([one == other or str(one) == str(other) for one, other in pairs])
     if not same.all():
         row = int(np.nonzero(~same)[0][0])
         raise UnsupportedFormat(
-            f"the model would be kept as one that predicts something else: of row {row} of the example it said "
+            f"the model would be kept as one that predicts something else: of row {places[row]} of the example it said "
             f"{expected[row]!s:.80}, and would say {found[row]!s:.80}",
             hint="Categories that are numbers have to become text (column.astype(str)) before training; "
             "XGBoost's missing= is not part of its models: make those values NaN.",
-            context={"row": row},
+            context={"row": int(places[row])},
         )
 
 
-def _said(model: Any, example: pd.DataFrame, signature: Signature, *, proba: bool) -> NDArray[Any] | None:
+def _each(answers: NDArray[Any]) -> str:
+    width = answers.size // max(len(answers), 1)
+    return "one value" if width == 1 else f"{width} values"
+
+
+def _said(model: Any, method: str, example: pd.DataFrame, signature: Signature) -> NDArray[Any] | None:
     """Return what an estimator says to an example by itself; None when it cannot be asked like this."""
-    ask = getattr(model, "predict_proba" if proba else "predict", None)
+    ask = getattr(model, method, None)
     if ask is None or not hasattr(model, "fit"):
         return None  # a booster or a graph, which have no tables of their own
-    by_name = example.set_axis([str(name) for name in example.columns], axis=1)
+    table = example.set_axis([str(name) for name in example.columns], axis=1)
+    if hasattr(model, "get_booster") or hasattr(model, "booster_"):
+        # They know the codes of categories, and take no texts.
+        texts = [column.name for column in signature.columns if column.categories is not None]
+        table = table.astype({name: "category" for name in texts if table[name].dtype != "category"})
     try:
         names = getattr(model, "feature_names_in_", None)
         if names is not None and len(names):
-            return np.asarray(ask(by_name[[str(name) for name in names]]))
-        return np.asarray(ask(by_name[list(signature.feature_names)].to_numpy()))
+            return np.asarray(ask(table[[str(name) for name in names]]))
+        return np.asarray(ask(table[list(signature.feature_names)].to_numpy()))
     except Exception as error:  # noqa: BLE001  (of a matrix of texts, or what else it was not trained on)
         logger.info("event=example_not_compared model=%s reason=%r", type(model).__name__, str(error)[:200])
         return None

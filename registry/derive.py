@@ -10,6 +10,7 @@ import numpy as np
 
 from registry.onnx_model import OnnxModel
 from registry.signature import Column, Label, Signature, Task
+from registry.values import as_category, plain
 
 _OBJECTIVE = re.compile(r"^objective=(\S+)", re.MULTILINE)
 
@@ -38,6 +39,8 @@ def derive_signature(model: Any) -> Signature | None:
 
 def derive_task(model: Any) -> tuple[Task, tuple[Label, ...] | None]:
     """Return what a native model predicts, and its classes."""
+    if hasattr(model, "__sklearn_tags__") and model.__sklearn_tags__().estimator_type == "regressor":
+        return "regression", None  # also of a loss that is a classifier's
     known = getattr(model, "classes_", None)
     if known is not None and not isinstance(known, list):
         classes: tuple[Label, ...] = tuple(np.asarray(known).tolist())
@@ -58,6 +61,19 @@ def derive_task(model: Any) -> tuple[Task, tuple[Label, ...] | None]:
     if len(classes) < 2:
         return "regression", None
     return ("binary" if len(classes) == 2 else "multiclass"), classes
+
+
+def own_categories(model: Any) -> list[tuple[str, ...]]:
+    """Return the categories that a booster of XGBoost or LightGBM was trained on, of each category column in order.
+
+    Their positions are the codes that its trees split by. Empty when it has none, or does not say.
+    """
+    booster = model.get_booster() if hasattr(model, "get_booster") else getattr(model, "booster_", model)
+    known: Any = getattr(booster, "pandas_categorical", None)  # of lightgbm
+    if callable(getattr(booster, "get_categories", None)):  # of xgboost
+        values = booster.get_categories(export_to_arrow=True).to_arrow()
+        known = [each.to_pylist() for _, each in values or () if each is not None]
+    return [tuple(as_category(plain(value)) for value in column) for column in known or ()]
 
 
 def objective(model: Any) -> str:

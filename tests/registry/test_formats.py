@@ -492,6 +492,48 @@ def test_what_would_predict_something_else_once_it_is_kept_is_refused(local_regi
     assert not local_registry.list_models(name="other")
 
 
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("example", ["as text", "one row", "another order, sorted"])
+def test_the_codes_of_categories_are_those_of_the_model_whatever_the_example(
+    local_registry: ModelRegistry, library: str, example: str
+) -> None:
+    carrier = pd.Categorical(FRAME["carrier"].fillna("none"), categories=["UA", "none", "AA", "DL"])
+    table = pd.DataFrame({"distance": FRAME["distance"], "carrier": carrier})
+    model: Any = (
+        xgboost.XGBClassifier(n_estimators=5, enable_categorical=True)
+        if library == "xgboost"
+        else lightgbm.LGBMClassifier(n_estimators=5, verbose=-1)
+    )
+    model.fit(table, (table["carrier"] == "UA").astype(int))
+    given = table.astype({"carrier": object})
+    if example == "one row":
+        given = given.head(1)
+    elif example == "another order, sorted":
+        given = given.sort_values("carrier").astype({"carrier": "category"})
+    loaded = local_registry.load_model(local_registry.register_model(model, "codes", example=given))
+    assert np.allclose(loaded.predict(table, proba=True), model.predict_proba(table), rtol=1e-5)
+    assert (loaded.predict(table) == model.predict(table)).all()
+
+
+def test_a_regressor_with_the_loss_of_a_classifier_stays_one(local_registry: ModelRegistry) -> None:
+    numbers = FRAME[["distance"]]
+    for model in (
+        xgboost.XGBRegressor(objective="binary:logistic", n_estimators=5),
+        lightgbm.LGBMRegressor(objective="cross_entropy", n_estimators=5, verbose=-1),
+    ):
+        model.fit(numbers, (FRAME["distance"] > 1000).astype(int))
+        loaded = local_registry.load_model(local_registry.register_model(model, "chance", example=numbers))
+        assert np.allclose(loaded.predict(numbers), model.predict(numbers), rtol=1e-5)
+
+
+def test_answers_of_another_shape_are_refused(local_registry: ModelRegistry) -> None:
+    numbers = FRAME[["distance"]]
+    several = np.column_stack([FRAME["distance"] > 1000, FRAME["holiday"]]).astype(int)
+    model = xgboost.XGBClassifier(n_estimators=5).fit(numbers, several)
+    with pytest.raises(UnsupportedFormat, match="gives one value a row, and it gives 2 values"):
+        local_registry.register_model(model, "several", example=numbers)
+
+
 def test_what_predicts_the_same_once_it_is_kept_is_taken(local_registry: ModelRegistry) -> None:
     carriers = FRAME.assign(
         carrier=FRAME["carrier"].fillna("none").astype("category"), line=pd.Categorical(FRAME.index % 3)
