@@ -32,6 +32,8 @@ _QUIET = 7
 _RISE, _FALL = 1.02, 0.999
 """Times are the least of the recent ones: each new one may be so much longer. What does not pay is tried again."""
 _SAME = 1e-6
+_TOGETHER = (np.ndarray, list)
+"""What rows can be put together in; an Arrow table comes for many rows at once."""
 
 Found = tuple[NDArray[Any] | None, NDArray[Any] | None]
 """Labels and probabilities, as `LoadedModel.answer` gives them."""
@@ -67,9 +69,9 @@ class MicroBatches:
         pace = self._paces.get(model)
         if pace is None:
             pace = self._paces[model] = _Pace()
+        if not isinstance(asked.rows, _TOGETHER) or (pace.turn is None and not pace.pays):
+            return pace.alone(model, asked)
         if pace.turn is None:
-            if not pace.pays or not isinstance(asked.rows, np.ndarray | list):
-                return pace.alone(model, asked)
             if pace.quiet:
                 pace.quiet -= 1
                 return pace.alone(model, asked)
@@ -77,8 +79,6 @@ class MicroBatches:
             asyncio.get_running_loop().call_soon(_end_turn, model, pace)
             if not pace.crowded:
                 return pace.alone(model, asked)
-        elif not isinstance(asked.rows, np.ndarray | list):
-            return pace.alone(model, asked)
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         pace.turn.append((asked, future))
         return future

@@ -119,8 +119,8 @@ def try_example(native: Any, draft: Draft, example: pd.DataFrame, given: object)
             f"the model cannot predict its own example: {type(error).__name__}: {error!s:.300}",
             hint="Give an example of the columns it was trained on; a model of text columns has to be a pipeline.",
         ) from error
-    for ask, answers in zip(("predict", "predict_proba"), found, strict=True):
-        expected = _said(given, ask, example, draft.signature)
+    for method, answers in zip(("predict", "predict_proba"), found, strict=True):
+        expected = None if answers is None else _said(given, method, example, draft.signature)
         if answers is not None and expected is not None:
             _compare(answers, expected, places)
 

@@ -112,8 +112,8 @@ class ModelRegistry:
             How raw rows become the model's matrix. By default it is taken from ``example``, else from the names of the
             features that the model knows, as floats; a model without any takes a matrix only.
         example : DataFrame, optional
-            A table as the model was trained on; the first 100 rows show whether it predicts, once it is kept, what it
-            predicts now.
+            A table as the model was trained on. A hundred of its rows show whether the model, once it is kept,
+            predicts what it predicts now; one that would not is refused.
         metrics : mapping, optional
             Finite numbers, grouped one deep if you like.
         lineage : mapping, optional
@@ -129,7 +129,7 @@ class ModelRegistry:
         Raises
         ------
         UnsupportedFormat
-            When the model is of a kind that cannot be kept.
+            When the model is of a kind that cannot be kept, or would predict something else then.
         InvalidField
             When an argument is not allowed; the error says the rule.
         Conflict

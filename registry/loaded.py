@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from compute.errors import CapabilityMissing, ColumnInvalid
 from registry.derive import objective
 from registry.encoding import encode, read_texts
+from registry.estimators import ask, blamed, label_array, set_jobs
 from registry.few_rows import FewRows, few_rows
 from registry.records import ModelRecord
-from registry.signature import Label
 from registry.unnamed import unnamed
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class LoadedModel:
             self._iterations = (0, 0) if best is None else (0, int(best) + 1)
             self._in_place = json.loads(model.save_config())["learner"]["gradient_booster"]["name"] != "gblinear"
         elif record.format == "sklearn-skops" and threads is not None:
-            _set_jobs(model, threads)
+            set_jobs(model, threads)
 
     def with_record(self, record: ModelRecord) -> Self:
         """Return the same native model with another record of the same artifact; costs next to nothing."""
@@ -204,11 +204,11 @@ class LoadedModel:
             try:
                 with np.errstate(over="ignore"):  # it refuses what it casts to infinity
                     return (
-                        _predict_estimator(estimator, table, classes, proba=False) if labels else None,
-                        _predict_estimator(estimator, table, classes, proba=True) if proba else None,
+                        ask(estimator, table, classes, proba=False) if labels else None,
+                        ask(estimator, table, classes, proba=True) if proba else None,
                     )
             except ValueError as error:
-                raise self._blamed(matrix, error) from error
+                raise blamed(matrix, signature, error) from error
         if scores is None:
             scores = self._score(matrix)
         if classes is None:
@@ -217,7 +217,7 @@ class LoadedModel:
         found = None
         if labels:
             index: NDArray[np.int64] = (chances > 0.5).astype(int) if chances.ndim == 1 else chances.argmax(axis=1)
-            found = _labels(classes)[index]
+            found = label_array(classes)[index]
         if not proba:
             return found, None
         return found, np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
@@ -330,23 +330,6 @@ class LoadedModel:
             scores = self.model.predict(table, output_margin=self._objective in _MARGINS)
         return cast("NDArray[Any]", scores)
 
-    def _blamed(self, matrix: NDArray[Any], error: ValueError) -> Exception:
-        """Return an error that names the value which an estimator refuses; the same when there is no such value."""
-        signature = self.record.signature
-        columns = signature.columns if signature is not None else None
-        with np.errstate(invalid="ignore"):
-            refused = ~(np.abs(matrix) <= np.finfo("float32").max)
-        for row, place in zip(*np.nonzero(refused), strict=True):
-            if columns is None or columns[place].categories is None:  # those that are not known have no number
-                feature, value = columns[place].name if columns is not None else str(place), matrix[row, place]
-                what = "is missing" if math.isnan(value) else f"is {value:g}"
-                return ColumnInvalid(
-                    f"the feature {feature!r} {what} in row {row}, which the model does not take: {error!s:.200}",
-                    hint="Leave such rows out, or train a model that takes them: a pipeline with an imputer.",
-                    context={"feature": feature, "row": int(row)},
-                )
-        return error
-
     def _named(self, matrix: NDArray[Any], rows: Any) -> Any:
         """Give an estimator that was fitted on a table a table: its names, and categories as text."""
         names = getattr(self.model, "feature_names_in_", None)
@@ -374,34 +357,3 @@ def _chances(scores: NDArray[Any], name: str) -> NDArray[Any]:
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return cast("NDArray[Any]", powers / powers.sum(axis=1, keepdims=True))
     return scores
-
-
-def _predict_estimator(estimator: Any, table: Any, classes: tuple[Label, ...] | None, *, proba: bool) -> NDArray[Any]:
-    if proba:
-        if not hasattr(estimator, "predict_proba"):
-            raise CapabilityMissing(
-                f"a {type(estimator).__name__} gives no probabilities",
-                hint="Leave proba out, or train it so that it does (CalibratedClassifierCV).",
-            )
-        return cast("NDArray[Any]", estimator.predict_proba(table))
-    found = cast("NDArray[Any]", estimator.predict(table))
-    if classes is None:
-        return found
-    known = getattr(estimator, "classes_", None)
-    if known is None:
-        return found
-    # The estimator may have been fitted on labels or on their positions: both are in the same order.
-    return _labels(classes)[np.searchsorted(known, found)]
-
-
-def _labels(classes: tuple[Label, ...]) -> NDArray[Any]:
-    return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
-
-
-def _set_jobs(estimator: Any, threads: int) -> None:
-    """Give forests their threads, and all else one: most of scikit-learn would start processes, which takes seconds."""
-    from sklearn.ensemble._forest import BaseForest
-
-    params = estimator.get_params()
-    owners = {key: params.get(key.removesuffix("__n_jobs"), estimator) for key in params if key.endswith("n_jobs")}
-    estimator.set_params(**{key: threads if isinstance(owner, BaseForest) else 1 for key, owner in owners.items()})

@@ -1,10 +1,10 @@
-"""What a process that a test starts needs in its environment to read and write the same state."""
+"""Configurations for tests, and what a process that a test starts needs to read and write the same state."""
 
 from __future__ import annotations
 
 import os
 
-from compute import Config
+from compute import Config, load_config
 
 
 def environment(config: Config) -> dict[str, str]:
@@ -19,3 +19,14 @@ def environment(config: Config) -> dict[str, str]:
         "READ_STALENESS": storage.read_staleness if storage.read_staleness is None else str(storage.read_staleness),
     }
     return os.environ | {f"COMPUTE_STORAGE__{name}": value for name, value in values.items() if value}
+
+
+def local_config(uri: str) -> Config:
+    """Return the configuration of a registry without a cluster."""
+    config = load_config()
+    return config.model_copy(
+        update={
+            "storage": config.storage.model_copy(update={"uri": uri}),
+            "compute": config.compute.model_copy(update={"backend": "local"}),
+        }
+    )

@@ -71,5 +71,5 @@ def read_model(path: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
         return lambda rows: booster.inplace_predict(rows, validate_features=False)
     import joblib
 
-    estimator = joblib.load(path)
+    estimator = joblib.load(path)  # as the peers' own pages have it; `write_model` wrote the file a moment ago
     return lambda rows: estimator.predict_proba(rows)

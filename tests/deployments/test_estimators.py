@@ -17,7 +17,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from compute import Config, load_config
+from compute import Config
 from deployments.application import Application
 from deployments.models_api import models_api
 from deployments.scoring import Scorer
@@ -25,6 +25,7 @@ from deployments.tokens import Role, TokenStore
 from deployments.v2_api import v2_api
 from deployments.v2_service import V2Service
 from registry import ModelRegistry, get_model_registry, open_store
+from tests.environment import local_config
 
 RNG = np.random.default_rng(0)
 FRAME = pd.DataFrame({"u": RNG.normal(size=300), "k": RNG.choice(["p", "q"], 300)})
@@ -34,13 +35,7 @@ Ask = Callable[[str, str, Any], httpx.Response]
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    config, place = load_config(), tmp_path_factory.mktemp("estimators")
-    return config.model_copy(
-        update={
-            "storage": config.storage.model_copy(update={"uri": str(place / "state")}),
-            "compute": config.compute.model_copy(update={"backend": "local"}),
-        }
-    )
+    return local_config(str(tmp_path_factory.mktemp("estimators") / "state"))
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from compute import Config, load_config
 from compute.errors import ColumnInvalid
 from deployments.micro_batches import MOST, Asked, Found, MicroBatches
 from deployments.scoring import Scorer
 from registry import LoadedModel, ModelRegistry, get_model_registry
+from tests.environment import local_config
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(300, 3))
@@ -53,16 +53,7 @@ class Centred(BaseEstimator, TransformerMixin):  # type: ignore[misc]
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
-    config: Config = load_config()
-    uri = tmp_path_factory.mktemp("batches").as_uri()
-    return get_model_registry(
-        config.model_copy(
-            update={
-                "storage": config.storage.model_copy(update={"uri": uri}),
-                "compute": config.compute.model_copy(update={"backend": "local"}),
-            }
-        )
-    )
+    return get_model_registry(local_config(tmp_path_factory.mktemp("batches").as_uri()))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, MinMaxScaler, RobustScaler, StandardScaler
 
-from compute import Config
-from registry import LoadedModel, ModelRegistry, capture_signature, get_model_registry
+from registry import LoadedModel, ModelRegistry, capture_signature
 from registry.few_rows import few_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed")
@@ -85,15 +84,14 @@ def test_the_library_is_asked_about_what_it_may_refuse(known: tuple[Any, Any, An
     ids=["huber", "large", "logistic"],
 )  # fmt: skip
 def test_labels_are_those_of_the_decision_not_of_rounded_probabilities(
-    config: Config, estimator: Any, scale: float
+    local_registry: ModelRegistry, estimator: Any, scale: float
 ) -> None:
     rows = np.vstack([ROWS[:, :2] * [1, 0.1] * scale, [[1e-17, 0], [0, 0], [1e-20, -1e-20], [1e5, 1e5]]])
     estimator.fit(rows[:-4], np.array(["low", "middle", "high"])[CLASSES])
-    registry: ModelRegistry = get_model_registry(
-        config.model_copy(update={"compute": config.compute.model_copy(update={"backend": "local"})})
-    )
     example = pd.DataFrame(rows[:9], columns=["a", "b"])
-    model = registry.load_model(registry.register_model(estimator, "labels", example=example)).with_few_rows()
+    model = local_registry.load_model(
+        local_registry.register_model(estimator, "labels", example=example)
+    ).with_few_rows()
     for start in range(len(rows)):
         assert np.array_equal(model.predict(rows[start : start + 1]), estimator.predict(rows[start : start + 1]))
         chances = estimator.predict_proba(rows[start : start + 1])
@@ -108,15 +106,14 @@ def test_what_has_steps_or_is_of_another_kind_stays_as_it_is(estimator: Any) -> 
     assert few_rows(estimator, estimator.predict_proba, 4) is None
 
 
-def test_a_served_model_gives_labels_and_probabilities(config: Config) -> None:
+def test_a_served_model_gives_labels_and_probabilities(local_registry: ModelRegistry) -> None:
     frame = pd.DataFrame(ROWS, columns=list("abcd"))
     labels = np.array(["low", "middle", "high"])[CLASSES]
     signature = capture_signature(frame, target="y", target_values=labels)
-    registry: ModelRegistry = get_model_registry(
-        config.model_copy(update={"compute": config.compute.model_copy(update={"backend": "local"})})
-    )
     estimator = make_pipeline(StandardScaler(), LogisticRegression()).fit(frame, labels)
-    model: LoadedModel = registry.load_model(registry.register_model(estimator, "logistic", signature=signature))
+    model: LoadedModel = local_registry.load_model(
+        local_registry.register_model(estimator, "logistic", signature=signature)
+    )
     served = model.with_few_rows()
     assert served._few_rows is not None
     for start in range(0, 500, 50):

@@ -18,6 +18,7 @@ from compute import Config
 from compute.errors import ColumnInvalid
 from registry import LoadedModel, capture_signature, encode, get_model_registry
 from registry.few_rows import few_rows
+from tests.environment import local_config
 
 RNG = np.random.default_rng(0)
 FRAME = pd.DataFrame(
@@ -65,14 +66,7 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    from compute import load_config
-
-    config: Config = load_config()
-    uri = tmp_path_factory.mktemp("few").as_uri()
-    config = config.model_copy(update={"storage": config.storage.model_copy(update={"uri": uri})})
-    registry = get_model_registry(
-        config.model_copy(update={"compute": config.compute.model_copy(update={"backend": "local"})})
-    )
+    registry = get_model_registry(local_config(tmp_path_factory.mktemp("few").as_uri()))
     native, signature = MODELS[request.param]()
     kind = "xgboost" if isinstance(native, xgboost.Booster) else "sklearn"
     return registry.load_model(registry.register_model(native, kind, signature=signature), threads=1)

@@ -17,8 +17,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from compute import Config, load_config
 from registry import LoadedModel, ModelRegistry, get_model_registry
+from tests.environment import local_config
 
 RNG = np.random.default_rng(0)
 FRAME = pd.DataFrame(
@@ -50,16 +50,7 @@ PLAIN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
-    config: Config = load_config()
-    uri = tmp_path_factory.mktemp("unnamed").as_uri()
-    return get_model_registry(
-        config.model_copy(
-            update={
-                "storage": config.storage.model_copy(update={"uri": uri}),
-                "compute": config.compute.model_copy(update={"backend": "local"}),
-            }
-        )
-    )
+    return get_model_registry(local_config(tmp_path_factory.mktemp("unnamed").as_uri()))
 
 
 def load(registry: ModelRegistry, estimator: Any) -> LoadedModel:
